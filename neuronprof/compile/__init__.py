@@ -1,0 +1,1 @@
+"""Fuses operators, plans SBUF and HBM, and lowers a graph to a Program."""

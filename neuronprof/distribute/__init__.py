@@ -1,0 +1,1 @@
+"""Places a graph on a mesh of ranks."""

@@ -1,0 +1,177 @@
+"""Graph: the operators of a recorded run as columns, with the signatures, buffers, modules and source lines they refer to."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from neuronprof.terms import Role
+
+DTYPE_BYTES = {
+    "float64": 8, "int64": 8, "uint64": 8, "complex64": 8, "complex128": 16,
+    "float32": 4, "int32": 4, "uint32": 4,
+    "float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2,
+    "int8": 1, "uint8": 1, "bool": 1,
+    "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+    "float4_e2m1fn_x2": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One operand as an operator saw it. shape and stride count elements; stride is None for a sparse tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None = None
+    offset: int = 0
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, without gaps between strides."""
+        return self.numel * DTYPE_BYTES.get(self.dtype, 4)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """An operator with its operand layouts and attributes: everything that decides its cost.
+
+    name: PyTorch's operator with its overload, 'aten.mm.default'. inputs: tensor arguments, lists flattened, in order.
+    attributes: the other arguments as plain Python values, flattened, in order. mutates: positions in inputs that are written in place.
+    view: the outputs alias an input and nothing is computed.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    attributes: tuple[Any, ...] = ()
+    mutates: tuple[int, ...] = ()
+    view: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """One storage. birth: index of the operator that made it (-1: before the first recorded one); death: the operator after which it is
+    free (-1: alive at the end). name: of the parameter or optimizer state, where known."""
+
+    nbytes: int
+    birth: int = -1
+    death: int = -1
+    role: Role = Role.ACTIVATIONS
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveCall:
+    """A collective operator: kind is a terms.Collective; nbytes the message of one rank; axis the mesh axis ('dp'); ranks its size."""
+
+    kind: str
+    nbytes: int
+    axis: str
+    ranks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of operators [start, stop): kind 'step' (a training step or an inference pass) or 'evaluation'; step is its number or -1."""
+
+    kind: str
+    step: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Operators in the order in which the script issued them.
+
+    Columns, one entry an operator (n = len): signature int32 (index in signatures), phase int8 (index in terms.PHASES), module, source,
+    region int32 (index in modules, sources, regions; entry 0 of each is ''), forward int32 (the forward operator whose gradient this is,
+    -1: none). operand_ptr int64[n + 1] and operands int32: buffer of each tensor operand, inputs then outputs, in signature order.
+    collectives: operator index to CollectiveCall.
+    """
+
+    signatures: tuple[Signature, ...]
+    signature: np.ndarray
+    phase: np.ndarray
+    module: np.ndarray
+    source: np.ndarray
+    region: np.ndarray
+    forward: np.ndarray
+    operand_ptr: np.ndarray
+    operands: np.ndarray
+    buffers: tuple[Buffer, ...]
+    modules: tuple[str, ...] = ("",)
+    sources: tuple[str, ...] = ("",)
+    regions: tuple[str, ...] = ("",)
+    collectives: dict[int, CollectiveCall] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.signature)
+
+    def inputs(self, op: int) -> list[int]:
+        """Buffers that operator op reads or mutates, in signature order."""
+        start = int(self.operand_ptr[op])
+        return self._operands[start : start + len(self.signatures[self.signature[op]].inputs)]
+
+    def outputs(self, op: int) -> list[int]:
+        """Buffers of operator op's results (a view's or an in-place operator's result is its input's buffer)."""
+        start = int(self.operand_ptr[op]) + len(self.signatures[self.signature[op]].inputs)
+        return self._operands[start : int(self.operand_ptr[op + 1])]
+
+    @cached_property
+    def _operands(self) -> list[int]:
+        return self.operands.tolist()
+
+    def slice(self, start: int, stop: int) -> "Graph":
+        """The operators [start, stop) as a graph of their own.
+
+        Buffers keep their index; births and deaths are shifted (-1: outside); a buffer that is not alive in the slice has 0 bytes.
+        """
+        first, last = int(self.operand_ptr[start]), int(self.operand_ptr[stop])
+        forward = self.forward[start:stop] - start
+        return replace(
+            self,
+            signature=self.signature[start:stop],
+            phase=self.phase[start:stop],
+            module=self.module[start:stop],
+            source=self.source[start:stop],
+            region=self.region[start:stop],
+            forward=np.where((self.forward[start:stop] < 0) | (forward < 0), -1, forward).astype(np.int32),
+            operand_ptr=self.operand_ptr[start : stop + 1] - first,
+            operands=self.operands[first:last],
+            buffers=tuple(_shifted(b, start, stop) for b in self.buffers),
+            collectives={op - start: call for op, call in self.collectives.items() if start <= op < stop},
+        )
+
+
+def _shifted(buffer: Buffer, start: int, stop: int) -> Buffer:
+    if buffer.birth >= stop or 0 <= buffer.death < start:
+        return replace(buffer, nbytes=0, birth=-1, death=-1)
+    birth = buffer.birth - start if start <= buffer.birth else -1
+    death = buffer.death - start if 0 <= buffer.death < stop else -1
+    return replace(buffer, birth=birth, death=death)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What capture hands on: the graph, its segments in order, and what the user should be told.
+
+    values: 'real' or 'none' (what was asked, or what the default picked); parameters: number of trainable elements; notes: each softening
+    applied to record without values, with its count; script, argv: what was run.
+    """
+
+    graph: Graph
+    segments: tuple[Segment, ...]
+    values: str
+    parameters: int
+    notes: dict[str, int] = field(default_factory=dict)
+    script: str = ""
+    argv: tuple[str, ...] = ()

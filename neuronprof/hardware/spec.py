@@ -1,0 +1,155 @@
+"""The frozen description of a chip, loaded from TOML: every number carries a unit, a provenance and a source."""
+
+from dataclasses import dataclass, field
+
+from neuronprof.terms import Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """One number of the machine and where it comes from."""
+
+    value: float
+    unit: str
+    provenance: Provenance
+    source: str
+
+
+def unit(name: str) -> float:
+    """Declares a dataclass field that holds a number in this unit."""
+    return field(metadata={"unit": name})
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """The chip as a whole. cores: physical NeuronCores; lnc: physical cores in a logical one, by default."""
+
+    cores: float = unit("cores")
+    lnc: float = unit("cores")
+    hbm_capacity: float = unit("B")
+    hbm_bandwidth: float = unit("B/s")
+    hbm_efficiency: float = unit("fraction")  # what large streaming transfers reach of hbm_bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Dense matmul peak of the chip, the denominator of MFU and HFU."""
+
+    bf16: float = unit("FLOP/s")
+    fp8: float = unit("FLOP/s")
+    fp32: float = unit("FLOP/s")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEngine:
+    """The PE array of one physical core. A MATMUL holds rows x columns stationary weights and streams up to moving_max columns past them.
+
+    arrays: PE arrays a core that work side by side; interval_min: fewest cycles between two MATMULs; weight_load: cycles to swap the
+    stationary tile (hidden behind the MATMUL before it); fp32_passes: times a FP32 MATMUL is slower than BF16; fp8_speedup: times a FP8 one
+    is faster.
+    """
+
+    rows: float = unit("PE")
+    columns: float = unit("PE")
+    arrays: float = unit("arrays")
+    clock: float = unit("Hz")
+    moving_max: float = unit("elements")
+    interval_min: float = unit("cycles")
+    weight_load: float = unit("cycles")
+    fp32_passes: float = unit("passes")
+    fp8_speedup: float = unit("ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class LaneEngine:
+    """Vector, Scalar or GpSimd engine of one physical core: lanes elements a cycle, minimum cycles an instruction, overhead cycles to start.
+
+    speedup_16bit: times faster on 16-bit operands; tile: elements a lane that one instruction covers at most.
+    """
+
+    clock: float = unit("Hz")
+    lanes: float = unit("elements/cycle")
+    minimum: float = unit("cycles")
+    overhead: float = unit("cycles")
+    speedup_16bit: float = unit("ratio")
+    tile: float = unit("elements")
+
+
+@dataclass(frozen=True, slots=True)
+class OnChipMemory:
+    """SBUF and PSUM of one physical core."""
+
+    sbuf: float = unit("B")
+    psum: float = unit("B")
+    psum_banks: float = unit("banks")
+    partitions: float = unit("partitions")
+
+
+@dataclass(frozen=True, slots=True)
+class Dma:
+    """DMA of one physical core. start: from trigger to first byte. efficiency_*: share of the bandwidth reached with contiguous pieces of
+    64 B, 256 B, 512 B, 2 KiB, 4 KiB and more; between them it is interpolated over the logarithm of the size."""
+
+    engines: float = unit("engines")
+    bandwidth: float = unit("B/s")  # of one engine
+    start: float = unit("s")
+    efficiency_64: float = unit("fraction")
+    efficiency_256: float = unit("fraction")
+    efficiency_512: float = unit("fraction")
+    efficiency_2048: float = unit("fraction")
+    efficiency_4096: float = unit("fraction")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """NeuronLink or EFA of one chip. bandwidth: out of the chip, each direction; efficiency: what collectives reach of it; latency: of one
+    hop or step; domain: chips that it joins (an UltraServer for NeuronLink, an UltraCluster for EFA); mesh_limit and rdh_limit: largest
+    message for which collectives use the mesh and the recursive halving-doubling algorithm (ring above)."""
+
+    bandwidth: float = unit("B/s")
+    efficiency: float = unit("fraction")
+    latency: float = unit("s")
+    domain: float = unit("chips")
+    mesh_limit: float = unit("B")
+    rdh_limit: float = unit("B")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The CPU side. launch: from host call to first instruction of a compiled graph; copy_bandwidth: host to HBM and back, one rank."""
+
+    launch: float = unit("s")
+    copy_bandwidth: float = unit("B/s")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """On-demand or comparable price of one chip for an hour."""
+
+    hour: float = unit("USD/h")
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip. quantities: 'section.field' to Quantity, for whoever asks where a number comes from."""
+
+    name: str
+    title: str
+    topology: str  # of NeuronLink: 'switch' or 'torus'
+    package: Package
+    peak: Peak
+    tensor: TensorEngine
+    vector: LaneEngine
+    scalar: LaneEngine
+    gpsimd: LaneEngine
+    memory: OnChipMemory
+    dma: Dma
+    neuronlink: Link
+    efa: Link
+    host: Host
+    price: Price
+    quantities: dict[str, Quantity] = field(default_factory=dict, repr=False)
+
+    def ranks(self, lnc: int) -> int:
+        """Logical NeuronCores of the chip, each of which is one rank."""
+        return int(self.package.cores) // lnc

@@ -1,0 +1,98 @@
+"""Program: the instructions that compile writes and simulate runs, as columns over in-order queues."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from neuronprof.graph.ir import CollectiveCall
+from neuronprof.terms import Engine
+
+
+class Opcode(IntEnum):
+    """Instructions, with what their four operands mean.
+
+    MATMUL: batch, stationary (M), contraction (K), moving (N). ACTIVATE (scalar), TENSOR_TENSOR (two inputs), TENSOR_SCALAR (one input),
+    TENSOR_REDUCE (vector), CUSTOM_OP (gpsimd): elements, passes over them, 0, 0. DMA opcodes: bytes, contiguous bytes of one piece, 0, 0.
+    COLLECTIVE: bytes of one rank's message, ranks, 0, 0. LAUNCH, HOST_SYNC (host): 0, 0, 0, 0.
+    """
+
+    MATMUL = 0
+    ACTIVATE = 1
+    TENSOR_TENSOR = 2
+    TENSOR_SCALAR = 3
+    TENSOR_REDUCE = 4
+    CUSTOM_OP = 5
+    DMA_LOAD = 6
+    DMA_STORE = 7
+    SPILL_SAVE = 8
+    SPILL_RELOAD = 9
+    DMA_GATHER = 10
+    DMA_COPY = 11
+    COPY_TO_DEVICE = 12
+    COPY_TO_HOST = 13
+    COLLECTIVE = 14
+    LAUNCH = 15
+    HOST_SYNC = 16
+
+
+DMA_OPCODES = (Opcode.DMA_LOAD, Opcode.DMA_STORE, Opcode.SPILL_SAVE, Opcode.SPILL_RELOAD, Opcode.DMA_GATHER, Opcode.DMA_COPY,
+               Opcode.COPY_TO_DEVICE, Opcode.COPY_TO_HOST)  # fmt: skip
+
+
+class Queue(IntEnum):
+    """The in-order queues of one logical NeuronCore: one an engine, four DMA rings by what they carry, collectives, the host."""
+
+    TENSOR = 0
+    VECTOR = 1
+    SCALAR = 2
+    GPSIMD = 3
+    DMA_WEIGHTS = 4
+    DMA_ACTIVATIONS = 5
+    DMA_STORES = 6
+    DMA_HOST = 7
+    CC = 8
+    HOST = 9
+
+
+QUEUE_TRACKS: dict[Queue, tuple[Engine, int]] = {
+    Queue.TENSOR: (Engine.TENSOR, 0),
+    Queue.VECTOR: (Engine.VECTOR, 0),
+    Queue.SCALAR: (Engine.SCALAR, 0),
+    Queue.GPSIMD: (Engine.GPSIMD, 0),
+    Queue.DMA_WEIGHTS: (Engine.DMA, 0),
+    Queue.DMA_ACTIVATIONS: (Engine.DMA, 1),
+    Queue.DMA_STORES: (Engine.DMA, 2),
+    Queue.DMA_HOST: (Engine.DMA, 3),
+    Queue.CC: (Engine.CC, 0),
+    Queue.HOST: (Engine.HOST, 0),
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """Instructions of one rank for one segment, in an order in which every dependency points backwards.
+
+    Columns (n = len): opcode int8, queue int8, op int32 (operator that it works for), dtype int8 (index in dtypes), operands int64[n, 4]
+    (see Opcode), nbytes int64, flops int64. deps_ptr int64[n + 1] and deps int32: predecessors of instruction i, absolute; deps_space
+    bool: the dependency waits for room in SBUF or PSUM, not for data. collectives: instruction to its call.
+    memory: HBM level changes, int64[m, 3]: instruction (after whose end; -1: at the start), index in terms.ROLES, bytes held from then on.
+    """
+
+    opcode: np.ndarray
+    queue: np.ndarray
+    op: np.ndarray
+    dtype: np.ndarray
+    operands: np.ndarray
+    nbytes: np.ndarray
+    flops: np.ndarray
+    deps_ptr: np.ndarray
+    deps: np.ndarray
+    deps_space: np.ndarray
+    memory: np.ndarray
+    dtypes: tuple[str, ...]
+    collectives: dict[int, CollectiveCall] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)  # operators without a cost rule, with their count
+
+    def __len__(self) -> int:
+        return len(self.opcode)

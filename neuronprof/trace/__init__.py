@@ -1,0 +1,1 @@
+"""The trace: one table of events in Parquet, written, read and described."""

@@ -1,0 +1,69 @@
+"""Every column of the trace, written once: type, unit and meaning. Writer, reader, analyzers and documentation derive from it."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+# MAJOR: a column is removed or changes meaning; MINOR: a column is added; PATCH: wording.
+VERSION = "1.0.0"
+
+_STRINGS = pa.dictionary(pa.int32(), pa.string())
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its Arrow type, unit ('' for none) and meaning."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    meaning: str
+
+
+COLUMNS = (
+    Column("id", pa.int64(), "", "unique in the trace; grows in program order within a rank"),
+    Column("step", pa.int32(), "", "recorded training step, from 0; -1 for evaluation between steps"),
+    Column("chip", pa.int32(), "", "chip, counted over the whole job"),
+    Column("core", pa.int16(), "", "logical NeuronCore in the chip; -1 for a track of the whole chip"),
+    Column("rank", pa.int32(), "", "rank of the job"),
+    Column("engine", _STRINGS, "", "tensor, vector, scalar, gpsimd, sync, dma, cc, hbm, neuronlink, efa or host"),
+    Column("queue", pa.int16(), "", "DMA queue, link, collective stream or HBM track in that engine"),
+    Column("kind", _STRINGS, "", "compute, transfer, collective, memory or marker"),
+    Column("name", _STRINGS, "", "opcode, collective, or for memory events the category of tensors"),
+    Column("start_ts", pa.int64(), "ns", "start, from the start of the first recorded step"),
+    Column("duration_ns", pa.int64(), "ns", "rounded end minus rounded start"),
+    Column("wait_ns", pa.int64(), "ns", "how long the event stood at the head of its queue, ready but for one thing"),
+    Column("wait_for", _STRINGS, "", "that thing: data, dma, hbm, link, peer, sbuf or none"),
+    Column("op", pa.int32(), "", "operator of the graph: a row of the operators table; -1 for none"),
+    Column("op_name", _STRINGS, "", "the operator's name, aten.mm"),
+    Column("layer", _STRINGS, "", "module path"),
+    Column("phase", _STRINGS, "", "forward, backward, recompute, optimizer, evaluation or other"),
+    Column("source", _STRINGS, "", "the user's source line, file:line"),
+    Column("bytes", pa.int64(), "B", "bytes moved; for memory events the bytes held from start to end"),
+    Column("flops", pa.int64(), "FLOP", "executed floating-point operations; a multiply-add is 2"),
+    Column("dtype", _STRINGS, "", "element type of the operands"),
+    Column("collective", pa.int64(), "", "joins the events of one collective over ranks; -1 for none"),
+    Column("replica_group", _STRINGS, "", "the collective's group as mesh axis and members, dp:0-7"),
+    Column("algorithm", _STRINGS, "", "ring, mesh, rdh or hierarchical"),
+    Column("released_by", pa.int64(), "", "id of the event whose end let this one start; -1 for none"),
+    Column("deps", pa.list_(pa.int64()), "", "all predecessors, as backward distances in id"),
+)
+
+NAMES = tuple(c.name for c in COLUMNS)
+SORT = ("chip", "core", "engine", "queue", "start_ts")
+
+ARROW = pa.schema(
+    [pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning} if c.unit else {"meaning": c.meaning}) for c in COLUMNS]
+)
+
+
+def select(*names: str) -> tuple[str, ...]:
+    """Checks column names where they are written, so that a misspelt one fails at import.
+
+    Raises:
+        KeyError: a name that is not a column.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise KeyError(name)
+    return names

@@ -1,4 +1,4 @@
-"""Every column of the trace, written once: type, unit and meaning. Writer, reader, analyzers and documentation derive from it."""
+"""Every column of the trace, written once: its type, unit and meaning. Everything else derives from it."""
 
 from dataclasses import dataclass
 
@@ -12,48 +12,76 @@ _STRINGS = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its Arrow type, unit ('' for none) and meaning."""
+    """One column: its Arrow type, unit ('' for none), meaning, and the value where an event's source has none."""
 
     name: str
     type: pa.DataType
     unit: str
     meaning: str
+    default: int | None = None
 
 
 COLUMNS = (
     Column("id", pa.int64(), "", "unique in the trace; grows in program order within a rank"),
-    Column("step", pa.int32(), "", "recorded training step, from 0; -1 for evaluation between steps"),
-    Column("chip", pa.int32(), "", "chip, counted over the whole job"),
-    Column("core", pa.int16(), "", "logical NeuronCore in the chip; -1 for a track of the whole chip"),
-    Column("rank", pa.int32(), "", "rank of the job"),
+    Column("step", pa.int32(), "", "recorded training step, from 0; -1 for evaluation between steps", 0),
+    Column("chip", pa.int32(), "", "chip, counted over the whole job", 0),
+    Column("core", pa.int16(), "", "logical NeuronCore in the chip; -1 for a track of the whole chip", 0),
+    Column("rank", pa.int32(), "", "rank of the job", 0),
     Column("engine", _STRINGS, "", "tensor, vector, scalar, gpsimd, sync, dma, cc, hbm, neuronlink, efa or host"),
-    Column("queue", pa.int16(), "", "DMA queue, link, collective stream or HBM track in that engine"),
+    Column("queue", pa.int16(), "", "DMA queue, link, collective stream or HBM track in that engine", 0),
     Column("kind", _STRINGS, "", "compute, transfer, collective, memory or marker"),
     Column("name", _STRINGS, "", "opcode, collective, or for memory events the category of tensors"),
     Column("start_ts", pa.int64(), "ns", "start, from the start of the first recorded step"),
     Column("duration_ns", pa.int64(), "ns", "rounded end minus rounded start"),
-    Column("wait_ns", pa.int64(), "ns", "how long the event stood at the head of its queue, ready but for one thing"),
+    Column(
+        "wait_ns", pa.int64(), "ns", "how long the event stood at the head of its queue, ready but for one thing", 0
+    ),
     Column("wait_for", _STRINGS, "", "that thing: data, dma, hbm, link, peer, sbuf or none"),
-    Column("op", pa.int32(), "", "operator of the graph: a row of the operators table; -1 for none"),
+    Column("op", pa.int32(), "", "operator of the graph: a row of the operators table; -1 for none", -1),
     Column("op_name", _STRINGS, "", "the operator's name, aten.mm"),
     Column("layer", _STRINGS, "", "module path"),
     Column("phase", _STRINGS, "", "forward, backward, recompute, optimizer, evaluation or other"),
     Column("source", _STRINGS, "", "the user's source line, file:line"),
-    Column("bytes", pa.int64(), "B", "bytes moved; for memory events the bytes held from start to end"),
-    Column("flops", pa.int64(), "FLOP", "executed floating-point operations; a multiply-add is 2"),
+    Column("bytes", pa.int64(), "B", "bytes moved; for memory events the bytes held from start to end", 0),
+    Column("flops", pa.int64(), "FLOP", "executed floating-point operations; a multiply-add is 2", 0),
     Column("dtype", _STRINGS, "", "element type of the operands"),
-    Column("collective", pa.int64(), "", "joins the events of one collective over ranks; -1 for none"),
+    Column("collective", pa.int64(), "", "joins the events of one collective over ranks; -1 for none", -1),
     Column("replica_group", _STRINGS, "", "the collective's group as mesh axis and members, dp:0-7"),
     Column("algorithm", _STRINGS, "", "ring, mesh, rdh or hierarchical"),
-    Column("released_by", pa.int64(), "", "id of the event whose end let this one start; -1 for none"),
+    Column("released_by", pa.int64(), "", "id of the event whose end let this one start; -1 for none", -1),
     Column("deps", pa.list_(pa.int64()), "", "all predecessors, as backward distances in id"),
 )
 
+REQUIRED = ("engine", "kind", "name", "start_ts", "duration_ns")  # without these an event says nothing
+
 NAMES = tuple(c.name for c in COLUMNS)
+BY_NAME = {c.name: c for c in COLUMNS}
+STRINGS = tuple(c.name for c in COLUMNS if c.type == _STRINGS)
 SORT = ("chip", "core", "engine", "queue", "start_ts")
 
 ARROW = pa.schema(
-    [pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning} if c.unit else {"meaning": c.meaning}) for c in COLUMNS]
+    [
+        pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning} if c.unit else {"meaning": c.meaning})
+        for c in COLUMNS
+    ]
+)
+
+
+METADATA_KEY = b"neuronprof"  # JSON: run, machine, mesh, segments
+OPERATORS_KEY = b"neuronprof.operators"  # base64 of an Arrow IPC stream: the operators table
+
+OPERATORS = pa.schema(
+    [
+        ("op", pa.int32()),
+        ("op_name", pa.string()),
+        ("layer", pa.string()),
+        ("phase", pa.string()),
+        ("source", pa.string()),
+        ("shapes", pa.string()),
+        ("dtype", pa.string()),
+        ("flops", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
 )
 
 

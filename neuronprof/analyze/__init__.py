@@ -1,0 +1,1 @@
+"""Analyzers: each maps the events of one chip to a small table and combines two such tables."""

@@ -1,0 +1,199 @@
+"""Opens a trace, one file or a folder of parts, and reads the columns that are asked for."""
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from neuronprof.errors import NeuronprofError
+from neuronprof.trace import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MAGIC = b"PAR1"
+
+
+class TraceFile:
+    """A trace on disk; nothing but the footers is read before it is asked for.
+
+    path: what was opened. metadata: the run, as the writer left it; `{"partial": True}` stands in that of a recording
+    that never ended.
+    num_events: rows of all parts.
+    """
+
+    def __init__(self, path: Path, parts: Sequence[pq.ParquetFile], metadata: dict[str, Any], operators: bytes) -> None:
+        self.path = path
+        self.metadata = metadata
+        self.num_events = sum(part.metadata.num_rows for part in parts)
+        self._parts = parts
+        self._operators = operators
+
+    @cached_property
+    def operators(self) -> "pd.DataFrame":
+        """The operators table: a row an operator, columns of `schema.OPERATORS`."""
+        if not self._operators:
+            return schema.OPERATORS.empty_table().to_pandas()
+        with pa.ipc.open_stream(base64.b64decode(self._operators)) as stream:
+            return stream.read_all().to_pandas()
+
+    @cached_property
+    def chips(self) -> list[int]:
+        """The chips that have events, sorted."""
+        return self._distinct("chip")
+
+    @cached_property
+    def ranks(self) -> list[int]:
+        """The ranks that have events, sorted."""
+        return self._distinct("rank")
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """The training steps that have events, sorted; evaluation (-1) is not among them."""
+        return [step for step in self._distinct("step") if step >= 0]
+
+    def columns(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        chip: int | None = None,
+        rank: int | None = None,
+        step: int | None = None,
+    ) -> pa.Table:
+        """The columns `names` (all if None) of the rows with this chip, rank and step, in the order of the file.
+
+        String columns are dictionaries, with one dictionary over all chunks.
+
+        Raises:
+            NeuronprofError: the file is damaged.
+            KeyError: a name that is not a column.
+        """
+        wanted = list(schema.select(*(schema.NAMES if names is None else names)))
+        conditions = {k: v for k, v in (("chip", chip), ("rank", rank), ("step", step)) if v is not None}
+        pieces = [piece for part in self._parts for piece in self._read(part, wanted, conditions)]
+        empty = pa.schema([schema.ARROW.field(name) for name in wanted]).empty_table()
+        return pa.concat_tables(pieces or [empty]).unify_dictionaries().select(wanted)
+
+    def _read(self, part: pq.ParquetFile, wanted: list[str], conditions: dict[str, int]) -> list[pa.Table]:
+        groups, exact = _row_groups(part, conditions)
+        if not groups:
+            return []
+        names = list(dict.fromkeys([*wanted, *([] if exact else conditions)]))
+        try:
+            table = part.read_row_groups(groups, columns=names).select(names)
+        except (pa.ArrowException, OSError) as error:
+            raise NeuronprofError(f"{self.path} is damaged and cannot be read; record it again.") from error
+        for name in () if exact else conditions:
+            table = table.filter(pc.equal(table[name], conditions[name]))
+        return [table.cast(pa.schema([schema.ARROW.field(name) for name in names]))]
+
+    def _distinct(self, name: str) -> list[int]:
+        return [int(v) for v in np.unique(self.columns([name])[name].to_numpy())]
+
+
+def _row_groups(part: pq.ParquetFile, conditions: dict[str, int]) -> tuple[list[int], bool]:
+    """Row groups that can hold matching rows, and whether all their rows match."""
+    position = {
+        name: part.schema_arrow.names.index(name) for name in conditions
+    }  # flat columns come before the one list
+    groups, exact = [], True
+    for group in range(part.metadata.num_row_groups):
+        ranges = []
+        for name, value in conditions.items():
+            statistics = part.metadata.row_group(group).column(position[name]).statistics
+            known = statistics is not None and statistics.has_min_max
+            ranges.append((statistics.min, value, statistics.max) if known else (value - 1, value, value + 1))
+        if all(low <= value <= high for low, value, high in ranges):
+            groups.append(group)
+            exact = exact and all(low == high for low, _, high in ranges)
+    return groups, exact
+
+
+def open_trace(path: str | Path) -> TraceFile:
+    """Opens the trace at `path`: a file, a folder of parts, or the `.partial` folder of a recording that was killed.
+
+    Raises:
+        NeuronprofError: there is no trace, it is damaged, or it is of a newer version.
+    """
+    path = Path(path)
+    try:
+        files = _part_files(path)
+        parts = [_open_part(file, path) for file in files]
+    except OSError as error:
+        raise NeuronprofError(f"Cannot read {path}: {error.strerror or error}.") from error
+    extras = [part.metadata.metadata or {} for part in parts]
+    last = next((extra for extra in reversed(extras) if schema.METADATA_KEY in extra), None)
+    if last is None:
+        raise NeuronprofError(
+            f"{path} is a Parquet file but not a neuronprof trace: it has no neuronprof metadata; "
+            "record one with neuronprof record."
+        )
+    metadata = _metadata(last[schema.METADATA_KEY], path)
+    for part in parts:
+        _check_columns(part, path)
+    return TraceFile(path, parts, metadata, last.get(schema.OPERATORS_KEY, b""))
+
+
+def _part_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob("part-*.parquet"))
+        if files:
+            return files
+        what = "holds no part-*.parquet files" if any(path.iterdir()) else "is empty"
+        raise NeuronprofError(f"{path} is a folder but not a trace: it {what}.")
+    if not path.exists():
+        partial = path.with_name(path.name + ".partial")
+        hint = (
+            f"the recording did not end, open {partial} for what was written" if partial.exists() else "check the path"
+        )
+        raise NeuronprofError(f"There is no trace {path}; {hint}.")
+    return [path]
+
+
+def _open_part(file: Path, path: Path) -> pq.ParquetFile:
+    """The file's footer.
+
+    Raises:
+        NeuronprofError: it is empty, truncated or not Parquet.
+        OSError: it cannot be read.
+    """
+    name = str(path) if file == path else f"{path}: its part {file.name}"
+    with file.open("rb") as stream:
+        head = stream.read(4)
+        if not head:
+            raise NeuronprofError(f"{name} is empty; record it again.")
+        if head != _MAGIC:
+            raise NeuronprofError(
+                f"{name} is not a Parquet file, so it is not a trace; give the file that neuronprof record wrote."
+            )
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise NeuronprofError(f"{name} is truncated or damaged; record it again.") from error
+
+
+def _metadata(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+        major = int(str(metadata["schema_version"]).split(".")[0])
+    except (ValueError, KeyError, TypeError) as error:
+        raise NeuronprofError(f"{path} has unreadable neuronprof metadata; record it again.") from error
+    if major > int(schema.VERSION.split(".")[0]):
+        raise NeuronprofError(
+            f"{path} has trace schema {metadata['schema_version']}, this neuronprof reads {schema.VERSION}; "
+            "install a newer neuronprof."
+        )
+    return metadata
+
+
+def _check_columns(part: pq.ParquetFile, path: Path) -> None:
+    present = set(part.schema_arrow.names)
+    if missing := [name for name in schema.NAMES if name not in present]:
+        raise NeuronprofError(f"{path} is not a complete trace: it lacks the column {missing[0]}.")

@@ -1,0 +1,209 @@
+"""Writes a trace while it is simulated: part files appear complete or not at all, and the final name appears last."""
+
+import base64
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuronprof.errors import NeuronprofError
+from neuronprof.trace import batch, schema
+
+ROWS_PER_PART = 1_000_000
+PARTIAL_SUFFIX = ".partial"
+
+# Encodings that a benchmark chose (benchmarks/trace_io.py). Times and ids grow by small amounts in a queue; durations
+# and distances have few significant bytes; everything else repeats, so that a dictionary with run lengths costs next
+# to nothing.
+_DELTA = ("id", "start_ts", "op", "released_by")
+_SPLIT = ("duration_ns", "wait_ns", "deps.list.element")
+_PLAIN_DICTIONARY = (*schema.STRINGS, "step", "chip", "core", "rank", "queue", "bytes", "flops", "collective")
+_STATISTICS = [
+    "step",
+    "chip",
+    "core",
+    "rank",
+    "start_ts",
+]  # what readers prune by; strings' statistics cost more than writing them
+_ENCODING = {
+    "use_dictionary": list(_PLAIN_DICTIONARY),
+    "column_encoding": dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED") | dict.fromkeys(_SPLIT, "BYTE_STREAM_SPLIT"),
+    "compression": dict.fromkeys((*_DELTA, *_PLAIN_DICTIONARY), "LZ4") | dict.fromkeys(_SPLIT, "ZSTD"),
+    "compression_level": dict.fromkeys(_SPLIT, 1),
+    "write_statistics": _STATISTICS,
+    "write_batch_size": 1 << 14,
+}
+
+
+class TraceWriter:
+    """Streams events to `path`.
+
+    Batches are kept in memory until `rows_per_part` rows are there; then they become one part file in the folder
+    `<path>.partial`, in which a row group holds rows of one chip only, sorted by `schema.SORT`. A part has its name
+    only when it is complete, so whatever kills the process, `open_trace` reads the parts so far from
+    `<path>.partial`. `close` moves one part to `path` itself, several to the folder `path`, replacing what was there,
+    and puts the metadata and the operators table into the last part.
+
+    As a context manager: if the block raises, or ends without `close`, the rows so far stay readable in
+    `<path>.partial`.
+
+    Raises:
+        NeuronprofError: the path cannot be written, or is taken by a folder that is not a trace.
+    """
+
+    def __init__(
+        self, path: str | Path, *, rows_per_part: int = ROWS_PER_PART, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Takes the path and readies the folder for the parts.
+
+        Args:
+            path: the final name.
+            rows_per_part: rows kept in memory before they become a part.
+            metadata: what is known of the run before it ends; stands in the parts of a trace that is never closed.
+        """
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + PARTIAL_SUFFIX)
+        self._rows_per_part = rows_per_part
+        self._metadata = {"schema_version": schema.VERSION, **(metadata or {}), "partial": True}
+        self._vocabularies = batch.Vocabularies()
+        self._pending: dict[int, list[batch.Batch]] = {}
+        self._pending_rows = 0
+        self._rows = 0
+        self._parts = 0
+        self._closed = False
+        with _Writing(self.path):
+            _refuse_foreign_folder(self.path)
+            _remove(self.partial)
+            self.partial.mkdir()
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Takes a batch of events, in any order.
+
+        Args:
+            columns: an entry a column of the schema; missing ones get their defaults (ids go on counting). Each value
+                is an array, a scalar for all rows, for strings also (codes, list of strings) with code -1 for null,
+                for deps also (pointers, values): row i has values[pointers[i]:pointers[i + 1]]. Arrow arrays are
+                taken as well. start_ts must be an array. The arrays must not change afterwards.
+
+        Raises:
+            ValueError: columns that do not make a batch.
+            NeuronprofError: the disk is full or gone.
+        """
+        rows = batch.normalize(columns, self._vocabularies, self._rows)
+        count = len(rows["start_ts"])
+        if self._pending_rows and self._pending_rows + count > self._rows_per_part:
+            self._write_part(self._metadata, None)
+        for chip, part in batch.split_by_chip(rows):
+            self._pending.setdefault(chip, []).append(part)
+        self._pending_rows += count
+        self._rows += count
+
+    def close(self, metadata: Mapping[str, Any], operators: Mapping[str, Any] | None = None) -> Path:
+        """Writes what is left and gives the trace its name.
+
+        Args:
+            metadata: JSON values; schema_version is added.
+            operators: a list or array a column of `schema.OPERATORS`.
+
+        Raises:
+            NeuronprofError: the disk is full, or the name was taken meanwhile.
+        """
+        self._write_part({"schema_version": schema.VERSION, **metadata}, operators)
+        self._closed = True
+        with _Writing(self.path):
+            replaced = self.path.with_name(self.path.name + ".replaced")
+            _remove(replaced)
+            if self.path.is_dir():
+                self.path.rename(replaced)
+            if self._parts == 1:
+                self._part(0).replace(self.path)
+                self.partial.rmdir()
+            else:
+                self.path.unlink(missing_ok=True)
+                self.partial.rename(self.path)
+            _remove(replaced)
+        return self.path
+
+    def abort(self) -> None:
+        """Gives up: nothing of this trace stays on disk, what was at `path` before is untouched."""
+        self._closed = True
+        self._pending.clear()
+        _remove(self.partial)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._closed and self._pending_rows:
+            self._write_part(self._metadata, None)
+
+    def _part(self, number: int) -> Path:
+        return self.partial / f"part-{number:05d}.parquet"
+
+    def _write_part(self, metadata: Mapping[str, Any], operators: Mapping[str, Any] | None) -> None:
+        unfinished = self.partial / f".part-{self._parts:05d}.parquet"
+        extra = {
+            schema.METADATA_KEY: json.dumps(metadata, allow_nan=False),
+            schema.OPERATORS_KEY: _operators(operators),
+        }
+        with _Writing(self.path), pq.ParquetWriter(unfinished, schema.ARROW, **_ENCODING) as file:
+            for chip in sorted(self._pending):
+                file.write_table(batch.table(self._pending.pop(chip), self._vocabularies), self._rows_per_part)
+            file.add_key_value_metadata(extra)
+        unfinished.replace(self._part(self._parts))
+        self._pending_rows = 0
+        self._parts += 1
+
+
+class _Writing:
+    """Turns what the disk refuses into one sentence."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise NeuronprofError(
+                f"Cannot write the trace {self._path}: {reason}; choose another path with -o."
+            ) from error
+
+
+def _operators(columns: Mapping[str, Any] | None) -> bytes:
+    """The operators table as base64 of a compressed Arrow IPC stream; missing columns are null."""
+    given = columns or {}
+    rows = len(next(iter(given.values()))) if given else 0
+    arrays = [pa.array(given[f.name], f.type) if f.name in given else pa.nulls(rows, f.type) for f in schema.OPERATORS]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema.OPERATORS, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
+        stream.write_table(pa.Table.from_arrays(arrays, schema=schema.OPERATORS))
+    return base64.b64encode(sink.getvalue())
+
+
+def _is_trace_folder(path: Path) -> bool:
+    return all(entry.suffix == ".parquet" and "part-" in entry.name for entry in path.iterdir())
+
+
+def _refuse_foreign_folder(path: Path) -> None:
+    if path.is_dir() and not _is_trace_folder(path):
+        raise NeuronprofError(f"{path} is a folder that holds other things than a trace; choose another path with -o.")
+
+
+def _remove(path: Path) -> None:
+    """Deletes a file, or a folder of part files; never another folder."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    _refuse_foreign_folder(path)
+    shutil.rmtree(path)

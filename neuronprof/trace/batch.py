@@ -1,6 +1,7 @@
 """Batches of events on their way into the trace: any form of input becomes arrays, a chip's rows one sorted table."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from neuronprof.terms import Engine
 from neuronprof.trace import schema
 
 ENGINE_ORDER = tuple(Engine)
+THREADS = 2  # numpy and Arrow copy columns side by side; more threads than two only wait for memory
 _UINT16 = np.iinfo(np.uint16).max
 
 Batch = dict[str, Any]  # an array a column; strings as codes of the vocabularies; deps as a pa.ListArray
@@ -130,22 +132,25 @@ def _take(batch: Batch, rows: np.ndarray) -> Batch:
 
 def table(batches: Sequence[Batch], vocabularies: Vocabularies) -> pa.Table:
     """One chip's batches as a table in the order of `schema.SORT`; dictionaries keep only the words that occur."""
-    joined = batches[0] if len(batches) == 1 else _concatenate(batches)
-    order = _order(joined)
-    if order is not None:
-        joined = _take(joined, order)
-    arrays = [
-        _dictionary_array(joined[name], vocabularies[name]) if name in schema.STRINGS else pa.array(joined[name])
-        for name in schema.NAMES
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema.ARROW)
+    order = _order({name: _join(batches, name) for name in ("core", "engine", "queue", "start_ts")})
+
+    def column(name: str) -> pa.Array:
+        values = _join(batches, name)
+        if name == "deps":
+            return values if order is None else values.take(pa.array(order))
+        if order is not None:
+            values = values.take(order)
+        return _dictionary_array(values, vocabularies[name]) if name in schema.STRINGS else pa.array(values)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return pa.Table.from_arrays(list(threads.map(column, schema.NAMES)), schema=schema.ARROW)
 
 
-def _concatenate(batches: Sequence[Batch]) -> Batch:
-    return {
-        name: (pa.concat_arrays if name == "deps" else np.concatenate)([batch[name] for batch in batches])
-        for name in schema.NAMES
-    }
+def _join(batches: Sequence[Batch], name: str) -> Any:
+    parts = [batch[name] for batch in batches]
+    if len(parts) == 1:
+        return parts[0]
+    return pa.concat_arrays(parts) if name == "deps" else np.concatenate(parts)
 
 
 def _order(batch: Batch) -> np.ndarray | None:
@@ -169,10 +174,11 @@ def _sorted(key: np.ndarray, start: np.ndarray) -> bool:
 
 
 def _dictionary_array(codes: np.ndarray, vocabulary: Vocabulary) -> pa.DictionaryArray:
+    nulls = codes < 0 if len(codes) and codes.min() < 0 else None
     used = np.zeros(len(vocabulary.words) + 1, bool)  # the last slot stands for null, code -1
     used[codes] = True
-    nulls = bool(used[-1])
-    used[-1] = False
-    position = np.cumsum(used, dtype=np.int32) - np.int32(1)
-    words = pa.array([vocabulary.words[i] for i in np.flatnonzero(used)], pa.string())
-    return pa.DictionaryArray.from_arrays(pa.array(position[codes], mask=codes < 0 if nulls else None), words)
+    present = np.flatnonzero(used[:-1])
+    if len(present) < len(vocabulary.words):
+        codes = (np.cumsum(used, dtype=np.int32) - np.int32(1))[codes]
+    words = pa.array([vocabulary.words[i] for i in present], pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=nulls), words)

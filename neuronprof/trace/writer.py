@@ -3,7 +3,8 @@
 import base64
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from neuronprof.errors import NeuronprofError
 from neuronprof.trace import batch, schema
 
-ROWS_PER_PART = 1_000_000
+ROWS_PER_PART = 500_000
 PARTIAL_SUFFIX = ".partial"
 
 # Encodings that a benchmark chose (benchmarks/trace_io.py). Times and ids grow by small amounts in a queue; durations
@@ -44,10 +45,10 @@ class TraceWriter:
     """Streams events to `path`.
 
     Batches are kept in memory until `rows_per_part` rows are there; then they become one part file in the folder
-    `<path>.partial`, in which a row group holds rows of one chip only, sorted by `schema.SORT`. A part has its name
-    only when it is complete, so whatever kills the process, `open_trace` reads the parts so far from
-    `<path>.partial`. `close` moves one part to `path` itself, several to the folder `path`, replacing what was there,
-    and puts the metadata and the operators table into the last part.
+    `<path>.partial`, in which a row group holds rows of one chip only, sorted by `schema.SORT`. A thread encodes a
+    part while the next one fills. A part has its name only when it is complete, so whatever kills the process,
+    `open_trace` reads the parts so far from `<path>.partial`. `close` moves one part to `path` itself, several to the
+    folder `path`, replacing what was there, and puts the metadata and the operators table into the last part.
 
     As a context manager: if the block raises, or ends without `close`, the rows so far stay readable in
     `<path>.partial`.
@@ -75,6 +76,8 @@ class TraceWriter:
         self._pending_rows = 0
         self._rows = 0
         self._parts = 0
+        self._encoder = ThreadPoolExecutor(1)
+        self._encoding: Future[None] | None = None
         self._closed = False
         with _Writing(self.path):
             _refuse_foreign_folder(self.path)
@@ -114,6 +117,7 @@ class TraceWriter:
             NeuronprofError: the disk is full, or the name was taken meanwhile.
         """
         self._write_part({"schema_version": schema.VERSION, **metadata}, operators)
+        self._finish_encoding()
         self._closed = True
         with _Writing(self.path):
             replaced = self.path.with_name(self.path.name + ".replaced")
@@ -133,6 +137,7 @@ class TraceWriter:
         """Gives up: nothing of this trace stays on disk, what was at `path` before is untouched."""
         self._closed = True
         self._pending.clear()
+        self._encoder.shutdown()
         _remove(self.partial)
 
     def __enter__(self) -> Self:
@@ -141,25 +146,43 @@ class TraceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._closed and self._pending_rows:
+        if self._closed:
+            return
+        if self._pending_rows:
             self._write_part(self._metadata, None)
+        self._finish_encoding()
 
     def _part(self, number: int) -> Path:
         return self.partial / f"part-{number:05d}.parquet"
 
     def _write_part(self, metadata: Mapping[str, Any], operators: Mapping[str, Any] | None) -> None:
-        unfinished = self.partial / f".part-{self._parts:05d}.parquet"
+        """Sorts what is pending and hands it to the encoder, as soon as that is done with the part before."""
         extra = {
             schema.METADATA_KEY: json.dumps(metadata, allow_nan=False),
             schema.OPERATORS_KEY: _operators(operators),
         }
-        with _Writing(self.path), pq.ParquetWriter(unfinished, schema.ARROW, **_ENCODING) as file:
-            for chip in sorted(self._pending):
-                file.write_table(batch.table(self._pending.pop(chip), self._vocabularies), self._rows_per_part)
-            file.add_key_value_metadata(extra)
-        unfinished.replace(self._part(self._parts))
+        chips = [batch.table(self._pending.pop(chip), self._vocabularies) for chip in sorted(self._pending)]
         self._pending_rows = 0
+        self._wait()
+        self._encoding = self._encoder.submit(self._encode, self._part(self._parts), chips, extra)
         self._parts += 1
+
+    def _encode(self, part: Path, chips: Sequence[pa.Table], extra: dict[bytes, Any]) -> None:
+        unfinished = part.with_name(f".{part.name}")
+        with pq.ParquetWriter(unfinished, schema.ARROW, **_ENCODING) as file:
+            for rows in chips:
+                file.write_table(rows, self._rows_per_part)
+            file.add_key_value_metadata(extra)
+        unfinished.replace(part)
+
+    def _wait(self) -> None:
+        if self._encoding:
+            with _Writing(self.path):
+                self._encoding.result()
+
+    def _finish_encoding(self) -> None:
+        self._wait()
+        self._encoder.shutdown()
 
 
 class _Writing:

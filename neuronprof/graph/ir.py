@@ -1,5 +1,6 @@
 """Graph: the operators of a recorded run as columns, with the signatures, buffers, modules and source lines they refer to."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -58,8 +59,11 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """One storage. birth: index of the operator that made it (-1: before the first recorded one); death: the operator after which it is
-    free (-1: alive at the end). name: of the parameter or optimizer state, where known."""
+    """One storage.
+
+    birth: index of the operator that made it (-1: before the first recorded one); death: the operator after which it is free (-1: alive
+    at the end). name: of the parameter or optimizer state, where known.
+    """
 
     nbytes: int
     birth: int = -1
@@ -129,6 +133,20 @@ class Graph:
     @cached_property
     def _operands(self) -> list[int]:
         return self.operands.tolist()
+
+    def content(self) -> bytes:
+        """A digest of what the operators do and on which buffers, with buffers numbered by first use: equal for equal steps."""
+        _, first, inverse = np.unique(self.operands, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        used = self.operands[np.sort(first)].tolist()
+        digest = hashlib.sha256(rank[inverse].tobytes())
+        for column in (self.signature, self.phase, self.module, self.source, self.region):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        for b in used:
+            buffer = self.buffers[b]
+            digest.update(f"{buffer.nbytes} {buffer.birth} {buffer.death} {buffer.role}".encode())
+        return digest.digest()
 
     def slice(self, start: int, stop: int) -> "Graph":
         """The operators [start, stop) as a graph of their own.

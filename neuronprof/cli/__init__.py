@@ -1,0 +1,59 @@
+"""The command line: one module a verb; the only place that catches NeuronprofError and picks the exit code."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from neuronprof.errors import NeuronprofError
+
+VERBS = {
+    "record": "run a training script on a simulated machine and write its trace",
+    "analyze": "find what holds a trace's steps back",
+    "view": "show a trace's timeline in a browser",
+    "chips": "list the simulated machines and where each of their numbers comes from",
+}
+
+# 0: all went well; 1: a script that was recorded failed, or a check found a violation; 2: something the user can mend.
+_USER_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(arguments)
+    args = parser.parse_args(arguments)
+    try:
+        return args.run(args)
+    except NeuronprofError as error:
+        print(f"neuronprof: {error}", file=sys.stderr)
+        return _USER_ERROR
+    except BrokenPipeError:
+        # Whoever read our output has had enough: that is no error. Nothing may be flushed into the closed pipe at exit.
+        sys.stdout = None
+        return 0
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, with the options of only the verb that is called: help and start-up load nothing else."""
+    parser = argparse.ArgumentParser(
+        prog="neuronprof",
+        description="Profiles PyTorch training scripts on a simulated AWS Trainium4.",
+        epilog="'neuronprof VERB --help' describes a verb.",
+    )
+    parser.add_argument("--version", action="version", version=f"neuronprof {_version()}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    called = next((a for a in arguments if not a.startswith("-")), None)
+    for verb, text in VERBS.items():
+        sub = verbs.add_parser(verb, help=text, description=text[0].upper() + text[1:] + ".")
+        if verb == called:
+            module = importlib.import_module(f"neuronprof.cli.{verb}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def _version() -> str:
+    import neuronprof
+
+    return neuronprof.__version__

@@ -1,0 +1,250 @@
+"""Lowering: each group becomes loads, instructions on the engines and stores, tile by tile, on the queues of one logical NeuronCore."""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from neuronprof.compile import levels, tile
+from neuronprof.compile.builder import ProgramBuilder
+from neuronprof.compile.fuse import Group, fuse
+from neuronprof.compile.plan import RESIDENT_SHARE, GroupPlan, Move, plan
+from neuronprof.graph.ir import DTYPE_BYTES, Graph
+from neuronprof.graph.ops import Gemm, OpKind, Work, work
+from neuronprof.hardware.spec import Chip
+from neuronprof.program import Opcode, Program, Queue
+from neuronprof.terms import Role
+
+_FROM_WEIGHTS_RING = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
+
+
+def compile_graph(graph: Graph, chip: Chip, lnc: int) -> Program:
+    """Compiles one segment's graph for one logical NeuronCore of lnc physical cores: fusion, memory plan, tiling, instructions."""
+    works = [work(s) for s in graph.signatures]
+    groups = fuse(graph, works)
+    sbuf = chip.memory.sbuf * lnc
+    plans = plan(graph, groups, sbuf)
+    lowering = _Lowering(graph, works, chip, sbuf * (1 - RESIDENT_SHARE))
+    for group, entry in zip(groups, plans, strict=True):
+        lowering.group(group, entry)
+    used = Counter(graph.signature.tolist())
+    unknown = Counter[str]()
+    for sig, count in used.items():
+        if not works[sig].known:
+            unknown[graph.signatures[sig].name] += count
+    memory = levels.hbm_levels(graph, groups, plans, lowering.spans)
+    return lowering.builder.finish(memory, dict(unknown))
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The number-th of count tiles, and its part of a whole; the parts add up to the whole."""
+
+    number: int
+    count: int
+
+    def of(self, whole: int) -> int:
+        return whole * (self.number + 1) // self.count - whole * self.number // self.count
+
+    def among(self, parts: list[Gemm]) -> list[Gemm]:
+        return parts[len(parts) * self.number // self.count : len(parts) * (self.number + 1) // self.count]
+
+
+class _Lowering:
+    """State of a lowering: where each buffer's data stands and what still occupies SBUF."""
+
+    def __init__(self, graph: Graph, works: list[Work], chip: Chip, working: float) -> None:
+        self.graph = graph
+        self.works = works
+        self.tensor = chip.tensor
+        self.working = working
+        self.builder = ProgramBuilder()
+        self.spans: list[tuple[int, int]] = []  # first and last instruction of each group
+        self._made: dict[int, int] = {}  # buffer: instruction after which SBUF has it
+        self._stored: dict[int, list[int]] = {}  # buffer: instructions after which HBM has it
+        self._read: dict[int, list[int]] = defaultdict(list)  # buffer: loads since it was last stored
+        self._tiles: deque[tuple[int, int]] = deque()  # (bytes, last instruction) of the tiles in flight, oldest first
+        self._in_flight = 0
+        self._syncs = any(works[s].kind is OpKind.HOST_SYNC for s in set(graph.signature.tolist()))
+        if self._syncs:
+            # A host that waits for a result launches the next graph only then: the launch cannot hide behind the step before.
+            self.builder.launch(-1)
+
+    def group(self, group: Group, entry: GroupPlan) -> None:
+        """Appends one group's instructions."""
+        first = len(self.builder)
+        if group.kind is OpKind.COLLECTIVE:
+            self._collective(group)
+        elif group.kind is OpKind.HOST_SYNC:
+            self._host_sync(group)
+        elif group.kind is OpKind.TRANSFER:
+            self._transfer(group)
+        else:
+            self._compute(group, entry)
+        self.spans.append((first, max(first, len(self.builder) - 1)))
+
+    def _collective(self, group: Group) -> None:
+        op = group.ops[0]
+        call = self.graph.collectives[op]
+        ready = [i for b in group.reads for i in self._stored.get(b, ())]
+        operands = (call.nbytes, call.ranks, 0, 0)
+        index = self.builder.add(Opcode.COLLECTIVE, Queue.CC, op, operands, dtype=self._dtype(op), data=ready)
+        self.builder.collectives[index] = call
+        for buffer in group.writes:
+            self._made[buffer] = index
+            self._stored[buffer] = [index]
+
+    def _host_sync(self, group: Group) -> None:
+        op, buffers = group.ops[0], list(group.reads)
+        ready = [i for b in buffers for i in (*self._stored.get(b, ()), self._made.get(b, -1))]
+        nbytes = sum(group.reads.values())
+        copy = self.builder.add(Opcode.COPY_TO_HOST, Queue.DMA_HOST, op, (nbytes, nbytes, 0, 0), data=ready)
+        self.builder.add(Opcode.HOST_SYNC, Queue.HOST, op, (0, 0, 0, 0), data=[copy])
+        self.builder.launch(op)
+
+    def _transfer(self, group: Group) -> None:
+        op = group.ops[0]
+        to_device = self.graph.signatures[self.graph.signature[op]].name.endswith("h2d")
+        opcode = Opcode.COPY_TO_DEVICE if to_device else Opcode.COPY_TO_HOST
+        nbytes = sum(group.reads.values()) or sum(group.writes.values())
+        ready = [] if to_device else [i for b in group.reads for i in (*self._stored.get(b, ()), self._made.get(b, -1))]
+        index = self.builder.add(opcode, Queue.DMA_HOST, op, (nbytes, nbytes, 0, 0), dtype=self._dtype(op), data=ready)
+        for buffer in (group.writes or group.reads) if to_device else ():
+            self._made[buffer] = index
+            self._stored[buffer] = [index]
+
+    def _compute(self, group: Group, entry: GroupPlan) -> None:
+        gemms = [(op, g) for op in group.ops for g in self._oriented(op)]
+        again = self._read_again(group, entry, gemms)
+        total = sum(group.reads.values()) + sum(group.writes.values()) + again
+        count = tile.pieces(total, self.working)
+        stationary, moving = int(self.tensor.columns), int(self.tensor.moving_max)
+        cut = [(op, tile.split_gemm(g, count, stationary, moving)) for op, g in gemms]
+        count = max((len(parts) for _, parts in cut), default=count)
+        passes = self._passes(group)
+        resident = {self._made.get(b, -1) for b in entry.resident}
+        tiles: list[int] = []
+        loads: list[int] = []
+        for i in range(count):
+            share = _Share(i, count)
+            space = self._make_room(share.of(total))
+            loads = self._loads(group, entry, again, share, space)
+            products = [(op, part) for op, parts in cut for part in share.among(parts)]
+            tiles.append(self._engines(products, passes, share, {*loads, *resident}, tiles))
+            self._tiles.append((share.of(total), tiles[-1]))
+            self._stores(group, entry, share, tiles[-1])
+        for move in entry.loads:
+            self._read[move.buffer] += loads
+        for buffer in group.writes:
+            self._made[buffer] = tiles[-1]
+
+    def _oriented(self, op: int) -> list[Gemm]:
+        t = self.tensor
+        gemms = self.works[self.graph.signature[op]].gemms
+        return [tile.orient(g, int(t.columns), int(t.moving_max), int(t.interval_min)) for g in gemms]
+
+    def _read_again(self, group: Group, entry: GroupPlan, gemms: list[tuple[int, Gemm]]) -> int:
+        if not entry.loads or not gemms or group.kind is not OpKind.GEMM:
+            return 0
+        return sum(tile.read_again(g, self._itemsize(op), self.working) for op, g in gemms)
+
+    def _loads(self, group: Group, entry: GroupPlan, again: int, share: "_Share", space: list[int]) -> list[int]:
+        """One DMA a ring for this tile; each waits until the tiles before have left room for it. again: bytes read once more."""
+        rings: dict[tuple[Queue, Opcode], list[Move]] = defaultdict(list)
+        gather = group.kind is OpKind.GATHER
+        for move in entry.loads:
+            weights = self.graph.buffers[move.buffer].role in _FROM_WEIGHTS_RING
+            opcode = Opcode.SPILL_RELOAD if move.spill else Opcode.DMA_GATHER if gather else Opcode.DMA_LOAD
+            rings[Queue.DMA_WEIGHTS if weights else Queue.DMA_ACTIVATIONS, opcode].append(move)
+        loads = []
+        for number, ((queue, opcode), moves) in enumerate(rings.items()):
+            nbytes = share.of(sum(m.nbytes for m in moves) + (again if number == 0 else 0))
+            piece = self._piece(group, moves, nbytes)
+            written = [i for m in moves for i in self._stored.get(m.buffer, ())]
+            loads.append(self._move(opcode, queue, group.ops[0], nbytes, piece, written, space))
+        return loads
+
+    def _move(
+        self, opcode: Opcode, queue: Queue, op: int, nbytes: int, piece: int, data: Iterable[int], space: Iterable[int]
+    ) -> int:
+        return self.builder.add(opcode, queue, op, (nbytes, piece, 0, 0), dtype=self._dtype(op), data=data, space=space)
+
+    def _piece(self, group: Group, moves: list[Move], nbytes: int) -> int:
+        """Contiguous bytes that one DMA descriptor moves: a run in HBM, cut over the 128 partitions of SBUF."""
+        run = min(group.pieces.get(m.buffer, m.nbytes) for m in moves)
+        return max(1, min(run, nbytes // 128 if group.kind is not OpKind.GATHER else run))
+
+    def _make_room(self, nbytes: int) -> list[int]:
+        """The tiles that have to be done before this many bytes fit beside the others in flight."""
+        waits = []
+        while self._tiles and self._in_flight + nbytes > self.working:
+            held, last = self._tiles.popleft()
+            self._in_flight -= held
+            waits = [last]
+        self._in_flight += nbytes
+        return waits
+
+    def _passes(self, group: Group) -> list[tuple[Opcode, Queue, int, int]]:
+        """Work of the vector, scalar and gpsimd engines as (opcode, queue, operator, elements), one entry an opcode."""
+        merged: dict[tuple[Opcode, Queue], tuple[int, int]] = {}
+
+        def note(opcode: Opcode, queue: Queue, op: int, elements: int) -> None:
+            if elements:
+                lead, before = merged.get((opcode, queue), (op, 0))
+                merged[opcode, queue] = (lead, before + elements)
+
+        for op in group.ops:
+            cost = self.works[self.graph.signature[op]]
+            vector = (
+                Opcode.TENSOR_REDUCE
+                if cost.kind is OpKind.REDUCTION
+                else Opcode.TENSOR_TENSOR
+                if cost.two_inputs
+                else Opcode.TENSOR_SCALAR
+            )
+            note(Opcode.CUSTOM_OP, Queue.GPSIMD, op, cost.gpsimd)
+            note(Opcode.ACTIVATE, Queue.SCALAR, op, cost.scalar)
+            note(vector, Queue.VECTOR, op, cost.vector)
+        if group.kind is OpKind.GEMM and not merged:
+            # Nobody reads the result out of PSUM on the way: a copy to SBUF has to.
+            note(Opcode.TENSOR_SCALAR, Queue.VECTOR, group.ops[0], group.elements)
+        return [(opcode, queue, op, elements) for (opcode, queue), (op, elements) in merged.items()]
+
+    def _engines(
+        self,
+        gemms: list[tuple[int, Gemm]],
+        passes: list[tuple[Opcode, Queue, int, int]],
+        share: "_Share",
+        ready: set[int],
+        tiles: list[int],
+    ) -> int:
+        """The tile's instructions, engine after engine; returns the last. PSUM holds two tiles of a matmul's result."""
+        last = max(ready, default=-1)
+        psum = [tiles[-2]] if len(tiles) > 1 else []
+        for op, g in gemms:
+            operands = (g.batch, g.m, g.k, g.n)
+            last = self.builder.add(
+                Opcode.MATMUL, Queue.TENSOR, op, operands, dtype=self._dtype(op), data=ready, space=psum
+            )
+            ready = {last}
+        for opcode, queue, op, elements in passes:
+            operands = (share.of(elements), 1, 0, 0)
+            last = self.builder.add(opcode, queue, op, operands, dtype=self._dtype(op), data=ready)
+            ready = {last}
+        return last
+
+    def _stores(self, group: Group, entry: GroupPlan, share: "_Share", last: int) -> None:
+        for move in entry.stores:
+            opcode = Opcode.SPILL_SAVE if move.spill else Opcode.DMA_STORE
+            nbytes = share.of(move.nbytes)
+            overwritten = self._read.pop(move.buffer, [])
+            piece = self._piece(group, [move], nbytes)
+            index = self._move(opcode, Queue.DMA_STORES, group.ops[-1], nbytes, piece, [last, *overwritten], [])
+            self._stored[move.buffer] = [index]
+
+    def _dtype(self, op: int) -> str:
+        signature = self.graph.signatures[self.graph.signature[op]]
+        tensors = signature.inputs or signature.outputs
+        return tensors[0].dtype if tensors else ""
+
+    def _itemsize(self, op: int) -> int:
+        return DTYPE_BYTES.get(self._dtype(op), 4)

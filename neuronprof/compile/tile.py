@@ -1,0 +1,59 @@
+"""Tiling: how a group is cut so that its tiles fit SBUF twice, and what a matmul reads again because its operands do not fit."""
+
+import itertools
+from math import ceil
+
+from neuronprof.graph.ops import Gemm
+
+# Enough pieces for loads, engines and stores to overlap; finer ones only add events.
+_PIECES = 8
+_SMALLEST_PIECE = 1 << 20
+
+
+def pieces(nbytes: int, working: float) -> int:
+    """Into how many tiles of equal size a group of this many bytes is cut. working: bytes of SBUF that two tiles share."""
+    needed = ceil(nbytes / (working / 2))
+    return max(1, needed, min(_PIECES, nbytes // _SMALLEST_PIECE))
+
+
+def split(extent: int, tile: int, parts: int) -> list[int]:
+    """Cuts an extent into at most `parts` pieces, each but the last a multiple of the tile: 1000 by 512 in 2 is [512, 488]."""
+    tiles = ceil(extent / tile)
+    parts = min(parts, tiles)
+    bounds = [min(extent, tile * (tiles * i // parts)) for i in range(parts + 1)]
+    return [b - a for a, b in itertools.pairwise(bounds)]
+
+
+def split_gemm(gemm: Gemm, parts: int, stationary: int, moving: int) -> list[Gemm]:
+    """A matmul cut into about `parts` matmuls of whole tiles: along its batch first, then along the longer and the other side."""
+    batches = split(gemm.batch, 1, parts)
+    left = ceil(parts / len(batches))
+    if gemm.n / moving >= gemm.m / stationary:
+        columns = split(gemm.n, moving, left)
+        rows = split(gemm.m, stationary, ceil(left / len(columns)))
+    else:
+        rows = split(gemm.m, stationary, left)
+        columns = split(gemm.n, moving, ceil(left / len(rows)))
+    return [Gemm(b, m, gemm.k, n) for b in batches for m in rows for n in columns]
+
+
+def orient(gemm: Gemm, stationary: int, moving: int, shortest: int) -> Gemm:
+    """The same matmul or its transpose, whichever keeps the PE array fuller: M is held stationary, N moves past it.
+
+    shortest: fewest cycles between two MATMULs, however little moves.
+    """
+
+    def cycles(m: int, n: int) -> int:
+        return ceil(m / stationary) * max(n, shortest * ceil(n / moving))
+
+    return gemm if cycles(gemm.m, gemm.n) <= cycles(gemm.n, gemm.m) else Gemm(gemm.batch, gemm.n, gemm.k, gemm.m)
+
+
+def read_again(gemm: Gemm, itemsize: int, working: float) -> int:
+    """Bytes that a matmul reads more than once because neither operand fits the working half of SBUF.
+
+    A panel of one operand stays while the other streams past it; the cheaper of the two choices is taken. Batches are independent.
+    """
+    left, right, panel = gemm.m * gemm.k * itemsize, gemm.k * gemm.n * itemsize, working / 2
+    traffic = min(left + right * ceil(left / panel), right + left * ceil(right / panel))
+    return gemm.batch * (traffic - left - right)

@@ -1,0 +1,106 @@
+"""Data parallelism: every rank runs the whole graph on its own batch, and buckets of gradients are all-reduced as backward makes them."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from neuronprof.errors import NeuronprofError
+from neuronprof.graph.ir import CollectiveCall, Graph, Signature, Tensor
+from neuronprof.terms import PHASES, Collective, Phase, Role
+
+# PyTorch's DistributedDataParallel sends a small first bucket, so that communication starts early.
+_FIRST_BUCKET = 1 << 20
+_BACKWARD = (PHASES.index(Phase.BACKWARD), PHASES.index(Phase.RECOMPUTE))
+
+
+def data_parallel(graph: Graph, ranks: int, bucket_bytes: int) -> Graph:
+    """The graph of one of `ranks` replicas: gradients in buckets of up to bucket_bytes, each followed by its all-reduce.
+
+    A bucket is sent as soon as backward has written its last gradient for the last time in the graph, in the order in which the
+    gradients become ready; with gradient accumulation that is the last micro-batch. One rank leaves the graph as it is.
+
+    Raises:
+        NeuronprofError: fewer than one rank, or buckets of no size.
+    """
+    if ranks < 1 or bucket_bytes < 1:
+        raise NeuronprofError(
+            f"Data parallelism needs at least 1 rank and 1 byte a bucket, not {ranks} and {bucket_bytes}."
+        )
+    buckets = _buckets(_final_writes(graph), graph, bucket_bytes) if ranks > 1 else []
+    return _insert(graph, buckets, ranks) if buckets else graph
+
+
+def _final_writes(graph: Graph) -> dict[int, tuple[int, Tensor]]:
+    """For each gradient the last backward operator that writes it, and its layout, in the order of those operators."""
+    writes: dict[int, tuple[int, Tensor]] = {}
+    for op in np.flatnonzero(np.isin(graph.phase, _BACKWARD)).tolist():
+        signature = graph.signatures[graph.signature[op]]
+        inputs = graph.inputs(op)
+        written = [
+            *zip(graph.outputs(op), signature.outputs, strict=False),
+            *((inputs[i], signature.inputs[i]) for i in signature.mutates),
+        ]
+        for buffer, tensor in () if signature.view else written:
+            if buffer >= 0 and graph.buffers[buffer].role is Role.GRADIENTS:
+                writes.pop(buffer, None)
+                writes[buffer] = (op, tensor)
+    return writes
+
+
+def _buckets(
+    writes: dict[int, tuple[int, Tensor]], graph: Graph, bucket_bytes: int
+) -> list[tuple[int, list[int], list[Tensor]]]:
+    """(operator after which it is sent, buffers, layouts) of each bucket."""
+    buckets: list[tuple[int, list[int], list[Tensor]]] = []
+    limit, held = min(_FIRST_BUCKET, bucket_bytes), 0
+    buffers: list[int] = []
+    for buffer, (op, _) in writes.items():
+        buffers.append(buffer)
+        held += graph.buffers[buffer].nbytes
+        if held >= limit:
+            buckets.append((op, buffers, [_flat(writes[b][1]) for b in buffers]))
+            buffers, held, limit = [], 0, bucket_bytes
+    if buffers:
+        buckets.append((writes[buffers[-1]][0], buffers, [_flat(writes[b][1]) for b in buffers]))
+    return buckets
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.dtype, (tensor.numel,), (1,))
+
+
+def _insert(graph: Graph, buckets: list[tuple[int, list[int], list[Tensor]]], ranks: int) -> Graph:
+    """The graph with an all-reduce after the operator that completes each bucket."""
+    count = len(buckets)
+    at = np.array([op + 1 for op, _, _ in buckets])
+    new_index = np.arange(len(graph)) + np.searchsorted(at, np.arange(len(graph)), side="right")
+    first_signature = len(graph.signatures)
+    signatures = tuple(
+        Signature("c10d.allreduce_.default", tuple(t), tuple(t), ("dp",), tuple(range(len(t)))) for _, _, t in buckets
+    )
+    moved = {-1: -1, **dict(enumerate(new_index.tolist()))}
+    collectives = {moved[op]: call for op, call in graph.collectives.items()}
+    for number, (op, _, tensors) in enumerate(buckets):
+        nbytes = sum(t.nbytes for t in tensors)
+        collectives[op + 1 + number] = CollectiveCall(Collective.ALL_REDUCE, nbytes, "dp", ranks)
+    operand_counts = np.insert(np.diff(graph.operand_ptr), at, [2 * len(b) for _, b, _ in buckets])
+    operands = np.insert(
+        graph.operands,
+        np.repeat(graph.operand_ptr[at], [2 * len(b) for _, b, _ in buckets]),
+        [b for _, buffers, _ in buckets for b in buffers + buffers],
+    )
+    forward = np.insert(graph.forward, at, -1)
+    return replace(
+        graph,
+        signatures=graph.signatures + signatures,
+        signature=np.insert(graph.signature, at, np.arange(first_signature, first_signature + count)),
+        phase=np.insert(graph.phase, at, PHASES.index(Phase.BACKWARD)),
+        module=np.insert(graph.module, at, 0),
+        source=np.insert(graph.source, at, 0),
+        region=np.insert(graph.region, at, 0),
+        forward=np.where(forward < 0, -1, new_index[np.maximum(forward, 0)]).astype(np.int32),
+        operand_ptr=np.concatenate([[0], np.cumsum(operand_counts)]),
+        operands=operands.astype(np.int32),
+        buffers=tuple(replace(b, birth=moved[b.birth], death=moved[b.death]) for b in graph.buffers),
+        collectives=collectives,
+    )

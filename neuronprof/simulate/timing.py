@@ -1,0 +1,55 @@
+"""What the simulator is given and what it finds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from neuronprof.program import DMA_OPCODES, Opcode, Program, Queue
+from neuronprof.terms import WaitFor
+
+WAITS = tuple(WaitFor)
+NONE, DATA, DMA, HBM, PEER, SBUF = (
+    WAITS.index(w) for w in (WaitFor.NONE, WaitFor.DATA, WaitFor.DMA, WaitFor.HBM, WaitFor.PEER, WaitFor.SBUF)
+)
+
+_HBM_OPCODES = [int(o) for o in DMA_OPCODES if o not in (Opcode.COPY_TO_DEVICE, Opcode.COPY_TO_HOST)]
+_DMA_QUEUES = [int(q) for q in Queue if q.name.startswith("DMA")]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the instructions of one program take, in picoseconds.
+
+    duration: on their queue, int64[n]; hbm: in HBM beside that (collectives), int64[n]; dma_start: from the moment a DMA may start to its first byte.
+    """
+
+    duration: np.ndarray
+    hbm: np.ndarray
+    dma_start: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When each instruction ran on each lane, [n, lanes].
+
+    start, end int64, picoseconds. wait int64: how long it stood at the head of its queue; wait_for int8: index in WAITS. released_by
+    int32: the instruction whose end let it start (-1: none), on lane released_on (int32).
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    wait: np.ndarray
+    wait_for: np.ndarray
+    released_by: np.ndarray
+    released_on: np.ndarray
+
+
+def served_by_hbm(program: Program) -> np.ndarray:
+    """Instructions that HBM serves one after another, bool[n]: DMA between HBM and SBUF."""
+    return np.isin(program.opcode, _HBM_OPCODES)
+
+
+def dependency_causes(program: Program) -> np.ndarray:
+    """What waiting for each of program.deps is called, int8 index in WAITS: room, a DMA, or another engine's data."""
+    from_dma = np.isin(program.queue[program.deps], _DMA_QUEUES)
+    return np.where(program.deps_space, SBUF, np.where(from_dma, DMA, DATA)).astype(np.int8)

@@ -79,13 +79,13 @@ class Rule:
 class Work:
     """The cost of one operator.
 
-    gemms: matrix products, convolutions as implicit ones. vector, scalar, gpsimd: element passes of these engines. The
-    vector engine reads one operand stream a cycle, so an instruction with two tensor operands counts two passes (NKI
-    architecture guide: about 2N cycles); two_inputs says that this is so and multiplies nothing. Moving a product from
-    PSUM to SBUF is not counted: it belongs to the machine. elements: size of the iteration space, of the output for a
-    GEMM. reads: bytes needed of each input, in signature order. writes: bytes written to each output, then to each
-    mutated input in the order of `mutates`; a mutated input that is also an output counts 0, its bytes stand with the output.
-    known: a rule was found.
+    gemms: matrix products, convolutions as implicit ones. vector, scalar, gpsimd: element passes of these engines.
+    The vector engine reads one operand stream a cycle, so an instruction with two tensor operands counts two passes
+    (NKI architecture guide: about 2N cycles); two_inputs says that this is so and multiplies nothing. Moving a
+    product from PSUM to SBUF is not counted: it belongs to the machine. elements: size of the iteration space, of the
+    output for a GEMM. reads: bytes needed of each input, in signature order. writes: bytes written to each output,
+    then to each mutated input in the order of `mutates`; a mutated input that is also an output counts 0, its bytes
+    stand with the output. known: a rule was found.
     """
 
     kind: OpKind

@@ -90,7 +90,7 @@ def dma(operands: np.ndarray, chip: Chip, lnc: int, active_ranks: int) -> np.nda
     nbytes, piece = operands[:, 0].astype(np.float64), operands[:, 1]
     engines = chip.dma.engines * chip.dma.bandwidth * lnc * dma_efficiency(piece, chip.dma)
     share = chip.package.hbm_bandwidth * chip.package.hbm_efficiency / active_ranks
-    return np.ceil(nbytes / np.minimum(engines, share) * PICOSECONDS).astype(np.int64)
+    return np.rint(nbytes / np.minimum(engines, share) * PICOSECONDS).astype(np.int64)
 
 
 def dma_efficiency(piece: np.ndarray, dma_engines: Dma) -> np.ndarray:
@@ -104,8 +104,8 @@ def dma_efficiency(piece: np.ndarray, dma_engines: Dma) -> np.ndarray:
 
 def host_copy(operands: np.ndarray, chip: Chip) -> np.ndarray:
     """Copies between the host and HBM. OPERANDS: bytes. TIME: bytes over the rank's copy bandwidth."""
-    return np.ceil(operands[:, 0] / chip.host.copy_bandwidth * PICOSECONDS).astype(np.int64)
+    return np.rint(operands[:, 0] / chip.host.copy_bandwidth * PICOSECONDS).astype(np.int64)
 
 
 def _picoseconds(cycles: np.ndarray, clock: float) -> np.ndarray:
-    return np.ceil(cycles / clock * PICOSECONDS).astype(np.int64)
+    return np.rint(cycles / clock * PICOSECONDS).astype(np.int64)

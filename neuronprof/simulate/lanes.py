@@ -46,8 +46,17 @@ def recurrence(program: Program, costs: Costs, order: np.ndarray, factor: np.nda
 
 
 def _empty(n: int, lanes: int) -> Timing:
-    times = (np.zeros((n, lanes), np.int64) for _ in range(3))
-    return Timing(*times, np.zeros((n, lanes), np.int8), *(np.zeros((n, lanes), np.int32) for _ in range(2)))
+    def column(dtype: type) -> np.ndarray:
+        return np.zeros((n, lanes), dtype)
+
+    return Timing(
+        start=column(np.int64),
+        end=column(np.int64),
+        wait=column(np.int64),
+        wait_for=column(np.int8),
+        released_by=column(np.int32),
+        released_on=column(np.int32),
+    )
 
 
 def _later(choice: _Choice, other: np.ndarray, cause: int, by: int) -> _Choice:

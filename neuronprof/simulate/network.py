@@ -54,7 +54,7 @@ def collective(call: CollectiveCall, chip: Chip, ranks_per_chip: int) -> Transfe
         between = _algorithm(shard, servers, chip.efa)
         seconds += rounds * _steps(between, servers) * chip.efa.latency + _wire(outside, chip.efa, sharing)
         algorithm = Algorithm.HIERARCHICAL
-    return Transfer(max(1, int(seconds * PICOSECONDS)), algorithm, sent, outside, 2 * (sent + outside))
+    return Transfer(max(1, round(seconds * PICOSECONDS)), algorithm, sent, outside, 2 * (sent + outside))
 
 
 def _algorithm(nbytes: int, ranks: int, link: Link) -> Algorithm:

@@ -24,9 +24,13 @@ def simulate(program: Program, costs: Costs) -> tuple[np.ndarray, Timing]:
         i = rank.start_next()
         order.append(i)
         rank.release(i)
-    column = [np.array(c)[:, None] for c in (rank.start, rank.end, rank.wait, rank.wait_for, rank.released_by)]
     timing = Timing(
-        *column[:3], column[3].astype(np.int8), column[4].astype(np.int32), np.zeros((len(program), 1), np.int32)
+        start=np.array(rank.start, np.int64)[:, None],
+        end=np.array(rank.end, np.int64)[:, None],
+        wait=np.array(rank.wait, np.int64)[:, None],
+        wait_for=np.array(rank.wait_for, np.int8)[:, None],
+        released_by=np.array(rank.released_by, np.int32)[:, None],
+        released_on=np.zeros((len(program), 1), np.int32),
     )
     return np.array(order, np.int32), timing
 

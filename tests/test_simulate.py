@@ -1,0 +1,284 @@
+"""The simulator on programs of a few instructions, against times computed by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import toys
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuronprof.compile.builder import ProgramBuilder
+from neuronprof.compile.lower import compile_graph
+from neuronprof.errors import NeuronprofError
+from neuronprof.graph.ir import CollectiveCall
+from neuronprof.hardware import spec
+from neuronprof.program import Opcode, Queue
+from neuronprof.simulate import cost, lanes, plain
+from neuronprof.simulate.cluster import Cluster, Job
+from neuronprof.simulate.network import collective
+from neuronprof.simulate.timing import WAITS, Costs
+from neuronprof.terms import Algorithm, Collective
+
+US = 1_000_000  # picoseconds
+
+
+def operands(*row):
+    return np.array([row], np.int64)
+
+
+def one(array):
+    (value,) = array.tolist()
+    return value
+
+
+class TestCosts:
+    """One cycle is one nanosecond on the toy chip."""
+
+    def test_matmul(self):
+        engine = toys.chip().tensor
+        bf16, fp32, fp8 = (np.array([size]) for size in (2, 4, 1))
+        # K 256: 2 tiles, M 128: 1 tile, N 512: 512 cycles each; 2 x 512 = 1024 ns.
+        assert one(cost.matmul(operands(1, 128, 256, 512), bf16, engine, 1)) == 1024 * 1000
+        # FP32 takes four passes, FP8 runs twice as fast, two cores share the tiles.
+        assert one(cost.matmul(operands(1, 128, 256, 512), fp32, engine, 1)) == 4096 * 1000
+        assert one(cost.matmul(operands(1, 128, 256, 512), fp8, engine, 1)) == 512 * 1000
+        assert one(cost.matmul(operands(2, 128, 256, 512), bf16, engine, 2)) == 1024 * 1000
+        # One moving column takes the shortest interval of 64 cycles.
+        assert one(cost.matmul(operands(1, 128, 128, 1), bf16, engine, 1)) == 64 * 1000
+
+    def test_lanes(self):
+        engine = spec.LaneEngine(clock=1e9, lanes=128, minimum=64, overhead=100, speedup_16bit=2, tile=512)
+        four, two = np.array([4]), np.array([2])
+        # 128 x 1000 elements: 1000 cycles a lane and 100 to start; 16 bits halve the first part.
+        assert one(cost.lanes(operands(128_000, 1, 0, 0), four, engine, 1)) == 1100 * 1000
+        assert one(cost.lanes(operands(128_000, 1, 0, 0), two, engine, 1)) == 600 * 1000
+        # Ten elements take the minimum.
+        assert one(cost.lanes(operands(10, 1, 0, 0), four, engine, 1)) == 164 * 1000
+
+    def test_dma_takes_the_slower_of_engines_and_hbm(self):
+        chip = toys.chip()
+        # 1 MB at 1 TB/s of HBM is 1 us; four ranks on the chip share it.
+        assert one(cost.dma(operands(10**6, 8192, 0, 0), chip, 1, 1)) == US
+        assert one(cost.dma(operands(10**6, 8192, 0, 0), chip, 1, 4)) == 4 * US
+        slow = replace(chip, dma=replace(chip.dma, bandwidth=1e10, efficiency_256=0.5))
+        # 16 engines x 10 GB/s = 160 GB/s: 6.25 us; in pieces of 256 bytes half of that.
+        assert one(cost.dma(operands(10**6, 8192, 0, 0), slow, 1, 1)) == 6_250_000
+        assert one(cost.dma(operands(10**6, 256, 0, 0), slow, 1, 1)) == 12_500_000
+
+    def test_dma_efficiency_is_interpolated_and_falls_below_the_smallest_size(self):
+        dma = spec.Dma(16, 1e12, 1e-6, 0.1, 0.3, 0.5, 0.8, 1.0)
+        sizes = np.array([16, 64, 128, 256, 1024, 4096, 1 << 20])
+        # 128 lies halfway between 64 and 256 in log2, 1024 halfway between 512 and 2048; 16 is a quarter of 64.
+        np.testing.assert_allclose(cost.dma_efficiency(sizes, dma), [0.025, 0.1, 0.2, 0.3, 0.65, 1.0, 1.0])
+
+
+class TestNetwork:
+    """NeuronLink 100 GB/s and 1 us a step, EFA 10 GB/s and 10 us a step, 128 chips an UltraServer."""
+
+    def test_one_rank_moves_nothing(self):
+        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 10**6, "dp", 1), toys.chip(), 1)
+        assert (moved.neuronlink, moved.efa) == (0, 0)
+
+    def test_small_all_reduce_is_a_mesh(self):
+        # 8 ranks, 80 kB: each sends 2 x 7/8 x 80 kB = 140 kB at 100 GB/s = 1.4 us, and two steps of 1 us.
+        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 80_000, "dp", 8), toys.chip(), 1)
+        assert (moved.algorithm, moved.neuronlink, moved.picoseconds) == (Algorithm.MESH, 140_000, 3_400_000)
+
+    def test_middling_all_reduce_halves_and_doubles(self):
+        # 8 MB over 8 ranks: 14 MB at 100 GB/s = 140 us, 2 x log2(8) steps of 1 us.
+        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 8_000_000, "dp", 8), toys.chip(), 1)
+        assert (moved.algorithm, moved.picoseconds) == (Algorithm.RDH, 146 * US)
+
+    def test_large_all_gather_is_a_ring(self):
+        # 160 MB over 16 ranks: 150 MB at 100 GB/s = 1500 us, 15 steps of 1 us.
+        moved = collective(CollectiveCall(Collective.ALL_GATHER, 160_000_000, "dp", 16), toys.chip(), 1)
+        assert (moved.algorithm, moved.picoseconds) == (Algorithm.RING, 1515 * US)
+
+    def test_ranks_of_a_chip_share_its_links(self):
+        alone = collective(CollectiveCall(Collective.ALL_GATHER, 160_000_000, "dp", 16), toys.chip(), 1)
+        four = collective(CollectiveCall(Collective.ALL_GATHER, 160_000_000, "dp", 16), toys.chip(), 4)
+        assert (four.picoseconds - 15 * US) == 4 * (alone.picoseconds - 15 * US)
+
+    def test_beyond_an_ultraserver_it_goes_hierarchically(self):
+        # 256 chips in 2 UltraServers, 12.8 MB: inside 2 x 127/128 x 12.8 MB = 25.4 MB at 100 GB/s = 254 us, 2 x 7 steps of 1 us;
+        # between, each chip's shard of 100 kB: 2 x 1/2 x 100 kB at 10 GB/s = 10 us, 2 mesh steps of 10 us.
+        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 12_800_000, "dp", 256), toys.chip(), 1)
+        assert (moved.algorithm, moved.neuronlink, moved.efa) == (Algorithm.HIERARCHICAL, 25_400_000, 100_000)
+        assert moved.picoseconds == (254 + 14 + 10 + 20) * US
+
+
+def rows(program, timing, lane=0):
+    """(start, end, wait, wait_for, released_by) of each instruction."""
+
+    def row(i):
+        times = (int(column[i, lane]) for column in (timing.start, timing.end, timing.wait))
+        return (*times, str(WAITS[timing.wait_for[i, lane]]), int(timing.released_by[i, lane]))
+
+    return [row(i) for i in range(len(program))]
+
+
+def small_program():
+    """load a, load b -> matmul -> activate -> store; a third load runs on beside them.
+
+    time        0    5    10   15   20   25   30   35   40
+    dma 0       [a  ][b  ]
+    dma 1       ..........[c  ]
+    tensor      ..........[matmul  ]
+    scalar      ...................[act ]
+    dma 2       ........................[st ]
+    """
+    b = ProgramBuilder()
+    a = b.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (1, 1, 0, 0))
+    second = b.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (1, 1, 0, 0))
+    b.add(Opcode.DMA_LOAD, Queue.DMA_ACTIVATIONS, 0, (1, 1, 0, 0))
+    product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1), data=[a, second])
+    activated = b.add(Opcode.ACTIVATE, Queue.SCALAR, 0, (1, 1, 0, 0), data=[product])
+    b.add(Opcode.DMA_STORE, Queue.DMA_STORES, 0, (1, 1, 0, 0), data=[activated])
+    program = b.finish([], {})
+    return program, Costs(np.array([5, 5, 5, 10, 5, 5]), np.zeros(6, np.int64), dma_start=0)
+
+
+def test_queues_run_in_order_and_hbm_serves_one_after_another():
+    program, costs = small_program()
+    order, timing = plain.simulate(program, costs)
+    assert rows(program, timing) == [
+        (0, 5, 0, "none", -1),
+        (10, 15, 5, "hbm", 2),  # c was ready at 0 as well, b only when a had ended
+        (5, 10, 5, "hbm", 0),
+        (15, 25, 15, "dma", 1),
+        (25, 30, 25, "data", 3),
+        (30, 35, 30, "data", 4),
+    ]
+    assert order.tolist() == [0, 2, 1, 3, 4, 5]
+
+
+def test_a_dma_starts_late_by_its_start_up():
+    program, costs = small_program()
+    _, timing = plain.simulate(program, replace(costs, dma_start=2))
+    # Nothing holds the first three back: their start-up has passed before the program begins. The store waits 2 after its data.
+    assert rows(program, timing)[5] == (32, 37, 32, "data", 4)
+
+
+def test_room_in_sbuf_is_its_own_reason_to_wait():
+    b = ProgramBuilder()
+    first = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
+    b.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (1, 1, 0, 0), space=[first])
+    program = b.finish([], {})
+    _, timing = plain.simulate(program, Costs(np.array([10, 5]), np.zeros(2, np.int64), 0))
+    assert rows(program, timing) == [(0, 10, 0, "none", -1), (10, 15, 10, "sbuf", 0)]
+
+
+def test_a_launch_holds_back_every_queue_once():
+    b = ProgramBuilder()
+    b.launch(-1)
+    b.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (1, 1, 0, 0))
+    b.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (1, 1, 0, 0))
+    program = b.finish([], {})
+    assert program.deps.tolist() == [0]
+    _, timing = plain.simulate(program, Costs(np.array([100, 5, 5]), np.zeros(3, np.int64), 0))
+    assert timing.end[:, 0].tolist() == [100, 105, 110]
+
+
+def collective_program():
+    b = ProgramBuilder()
+    product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
+    reduced = b.add(Opcode.COLLECTIVE, Queue.CC, 0, (8, 2, 0, 0), data=[product])
+    b.collectives[reduced] = CollectiveCall(Collective.ALL_REDUCE, 8, "dp", 2)
+    return b.finish([], {}), Costs(np.array([10, 4]), np.zeros(2, np.int64), 0)
+
+
+def test_a_collective_starts_when_the_last_rank_arrives():
+    # rank 0   [matmul  ]....[AllReduce]        10, waits 5 for its peer
+    # rank 1   [matmul       ][AllReduce]       15
+    program, costs = collective_program()
+    factor = np.array([[1.0, 1.5], [1.0, 1.0]])
+    timing = lanes.recurrence(program, costs, np.array([0, 1]), factor, np.zeros(2, np.int64))
+    assert rows(program, timing, 0) == [(0, 10, 0, "none", -1), (15, 19, 15, "peer", 0)]
+    assert rows(program, timing, 1) == [(0, 15, 0, "none", -1), (15, 19, 15, "data", 0)]
+    assert timing.released_on[1].tolist() == [1, 1]  # rank 1's matmul released both
+
+
+@st.composite
+def programs(draw):
+    """Random programs: up to 40 instructions on all queues, each with up to three predecessors."""
+    b = ProgramBuilder()
+    choices = [
+        (Opcode.MATMUL, Queue.TENSOR), (Opcode.ACTIVATE, Queue.SCALAR), (Opcode.TENSOR_TENSOR, Queue.VECTOR), (Opcode.CUSTOM_OP, Queue.GPSIMD),
+        (Opcode.DMA_LOAD, Queue.DMA_WEIGHTS), (Opcode.DMA_LOAD, Queue.DMA_ACTIVATIONS), (Opcode.DMA_STORE, Queue.DMA_STORES),
+    ]  # fmt: skip
+    n = draw(st.integers(1, 40))
+    for i in range(n):
+        opcode, queue = draw(st.sampled_from(choices))
+        before = st.lists(st.integers(0, i - 1), max_size=3) if i else st.just([])
+        b.add(opcode, queue, 0, (1, 1, 0, 0), data=draw(before), space=draw(before))
+    times = st.lists(st.integers(1, 50), min_size=n, max_size=n)
+    return b.finish([], {}), Costs(
+        np.array(draw(times)), np.array(draw(times)) * draw(st.integers(0, 1)), draw(st.integers(0, 9))
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(programs())
+def test_lanes_equal_the_plain_form(case):
+    program, costs = case
+    order, alone = plain.simulate(program, costs)
+    assert sorted(order.tolist()) == list(range(len(program)))
+    together = lanes.recurrence(program, costs, order, np.ones((len(program), 3)), np.zeros(3, np.int64))
+    for lane in range(3):
+        assert rows(program, together, lane) == rows(program, alone)
+
+
+@settings(max_examples=150, deadline=None)
+@given(programs())
+def test_every_start_has_its_reason(case):
+    """Nothing starts before its predecessors have ended, and everything starts as soon as its releaser allows."""
+    program, costs = case
+    _, timing = plain.simulate(program, costs)
+    for i in range(len(program)):
+        start, released = timing.start[i, 0], timing.released_by[i, 0]
+        for at in range(program.deps_ptr[i], program.deps_ptr[i + 1]):
+            assert timing.end[program.deps[at], 0] <= start
+        assert timing.wait[i, 0] >= 0
+        if released < 0:
+            assert start == 0
+        elif not costs.hbm.any():
+            assert start - timing.end[released, 0] in (0, costs.dma_start)
+
+
+def test_the_same_job_twice_is_the_same():
+    program = compile_graph(toys.mlp(), toys.chip(), 1)
+    job = Job(toys.chip(), 1, 8, jitter=0.05, seed=3)
+    first, second = (Cluster(job).run(program).timing for _ in range(2))
+    np.testing.assert_array_equal(first.start, second.start)
+    other = Cluster(replace(job, seed=4)).run(program).timing
+    assert (other.end != first.end).any()
+
+
+def test_a_rank_is_the_same_whoever_else_runs():
+    # No collective in this program: rank 0 must not notice how many others there are.
+    program = compile_graph(toys.mlp(), toys.chip(), 1)
+    few, many = (Cluster(Job(toys.chip(), 1, n, jitter=0.05, seed=3)).run(program).timing for n in (2, 8))
+    np.testing.assert_array_equal(few.end[:, 0], many.end[:, 0])
+
+
+def test_a_slow_chip_is_slower_by_its_factor():
+    program = compile_graph(toys.mlp(), toys.chip(), 1)
+    timing = Cluster(Job(toys.chip(), 1, 3, slow_chips={1: 2.0})).run(program).timing
+    total = timing.end.max(axis=0)
+    assert total[0] == total[2]
+    assert total[1] == pytest.approx(2 * total[0], rel=1e-3)
+
+
+def test_programs_run_one_after_another():
+    program = compile_graph(toys.mlp(), toys.chip(), 1)
+    cluster = Cluster(Job(toys.chip(), 1, 1))
+    first, second = cluster.run(program), cluster.run(program)
+    assert second.begin == first.end
+    assert second.end - second.begin == first.end - first.begin
+
+
+def test_too_many_lanes_is_one_sentence(monkeypatch):
+    program = compile_graph(toys.mlp(), toys.chip(), 1)
+    with pytest.raises(NeuronprofError, match="use fewer ranks"):
+        Cluster(Job(toys.chip(), 1, 10**9, jitter=0.1)).run(program)

@@ -11,7 +11,7 @@ from neuronprof.graph.cost import OpKind, Rule
 
 _ELEMENTWISE, _REDUCTION, _COPY = OpKind.ELEMENTWISE, OpKind.REDUCTION, OpKind.COPY
 
-_ROWS: tuple[tuple[Rule, str], ...] = (
+ROWS: tuple[tuple[Rule, str], ...] = (
     # --- matrix products ---
     (Rule(OpKind.GEMM, gemms=gemms.matmul), "mm bmm matmul mv _int_mm _sparse_sparse_matmul"),
     (Rule(OpKind.GEMM, gemms=gemms.matmul, passes=passes.rescaled), "_scaled_mm _scaled_mm_v2 _weight_int8pack_mm"),
@@ -56,7 +56,7 @@ _ROWS: tuple[tuple[Rule, str], ...] = (
      "hardtanh threshold leaky_relu bitwise_not isnan isinf isfinite isposinf isneginf isreal signbit nan_to_num "
      "deg2rad rad2deg conj_physical _conj_physical square _masked_scale hardshrink softshrink logical_not "
      "quantize_per_tensor quantize_per_channel dequantize int_repr _amp_foreach_non_finite_check_and_unscale "
-     "_amp_non_finite_check_and_unscale _amp_update_scale _assert_async _functional_assert_async"),
+     "_amp_update_scale _assert_async _functional_assert_async"),
     (Rule(_ELEMENTWISE, vector=2),
      "hardsigmoid fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask "
      "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams _fake_quantize_learnable_per_tensor_affine "
@@ -261,4 +261,4 @@ _ROWS: tuple[tuple[Rule, str], ...] = (
     (Rule(OpKind.TRANSFER), "neuronprof.h2d neuronprof.d2h"),
 )  # fmt: skip
 
-RULES: dict[str, Rule] = {name: rule for rule, names in _ROWS for name in names.split()}
+RULES: dict[str, Rule] = {name: rule for rule, names in ROWS for name in names.split()}

@@ -204,9 +204,14 @@ def programs(draw):
     """Random programs: up to 40 instructions on all queues, each with up to three predecessors."""
     b = ProgramBuilder()
     choices = [
-        (Opcode.MATMUL, Queue.TENSOR), (Opcode.ACTIVATE, Queue.SCALAR), (Opcode.TENSOR_TENSOR, Queue.VECTOR), (Opcode.CUSTOM_OP, Queue.GPSIMD),
-        (Opcode.DMA_LOAD, Queue.DMA_WEIGHTS), (Opcode.DMA_LOAD, Queue.DMA_ACTIVATIONS), (Opcode.DMA_STORE, Queue.DMA_STORES),
-    ]  # fmt: skip
+        (Opcode.MATMUL, Queue.TENSOR),
+        (Opcode.ACTIVATE, Queue.SCALAR),
+        (Opcode.TENSOR_TENSOR, Queue.VECTOR),
+        (Opcode.CUSTOM_OP, Queue.GPSIMD),
+        (Opcode.DMA_LOAD, Queue.DMA_WEIGHTS),
+        (Opcode.DMA_LOAD, Queue.DMA_ACTIVATIONS),
+        (Opcode.DMA_STORE, Queue.DMA_STORES),
+    ]
     n = draw(st.integers(1, 40))
     for i in range(n):
         opcode, queue = draw(st.sampled_from(choices))

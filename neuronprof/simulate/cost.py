@@ -85,12 +85,13 @@ def dma(operands: np.ndarray, chip: Chip, lnc: int, active_ranks: int) -> np.nda
     """DMA between HBM and SBUF: the interval in which HBM serves it.
 
     OPERANDS: bytes, contiguous bytes of one piece.
-    TIME: bytes over the slower of the core's DMA engines at this piece size and the rank's share of HBM (NKI DMA bandwidth guide).
+    TIME: bytes over the slower of the core's DMA engines at this piece size and the rank's share of HBM (NKI DMA bandwidth guide), of
+    which streaming reaches hbm_efficiency.
     """
     nbytes, piece = operands[:, 0].astype(np.float64), operands[:, 1]
     engines = chip.dma.engines * chip.dma.bandwidth * lnc * dma_efficiency(piece, chip.dma)
-    share = chip.package.hbm_bandwidth * chip.package.hbm_efficiency / active_ranks
-    return np.rint(nbytes / np.minimum(engines, share) * PICOSECONDS).astype(np.int64)
+    share = chip.package.hbm_bandwidth / active_ranks
+    return np.rint(nbytes / (np.minimum(engines, share) * chip.package.hbm_efficiency) * PICOSECONDS).astype(np.int64)
 
 
 def dma_efficiency(piece: np.ndarray, dma_engines: Dma) -> np.ndarray:

@@ -1,59 +1,313 @@
-"""Engine: the dispatch mode that executes and records every operator."""
+"""Engine: the dispatch mode that executes every operator, with values or without, and hands it to the tape."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from neuronprof.capture import simtensor
+from neuronprof.capture.assemble import assemble
+from neuronprof.capture.budget import Budget
+from neuronprof.capture.hooks import Hooks
+from neuronprof.capture.plans import SMALL, Asked, Plan
+from neuronprof.capture.policy import Policy
+from neuronprof.capture.signatures import Call, Operator, tensors_in
+from neuronprof.capture.simtensor import Sim
+from neuronprof.capture.tape import Entry, Tape
 from neuronprof.graph.ir import Recording
+
+_Tensor = torch.Tensor
+_Parameter = torch.nn.Parameter
+_mode = torch._C._get_dispatch_mode
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+_FUNCTIONAL = torch._C._TorchDispatchModeKey.FUNCTIONAL
+_sequence = torch.autograd._get_sequence_nr
+_active: list["Engine"] = []
 
 
 def current() -> "Engine | None":
     """The engine that records in this process, if one is active."""
-    return None
+    return _active[-1] if _active else None
 
 
 class Engine(TorchDispatchMode):
     """Executes operators, for real or without values, and records them.
 
-    values: 'real', 'none' or 'auto' (the argument); 'real' or 'none' (what happens now).
-    stop_after: after so many complete steps, operators still execute but are not recorded; on_complete is called once then.
-    script_folder: sources inside it are written relative to it.
+    Without values, large float tensors are `Sim`; small ones, integers and scalars stay real, so that shapes, routing and the
+    script's own decisions go on. PyTorch's shape rules are asked once for each signature; the answer, a plan, is kept.
+
+    values: 'real' or 'none', what happens now ('auto' begins with 'real').
     """
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else each call goes through a wrapper that costs 2 us
 
     def __init__(self, values: str = "auto", notice: Callable[[str], None] = print) -> None:
         super().__init__()
-        self.values = values
-        self.notice = notice
-        self.stop_after: int | None = None
-        self.on_complete: Callable[[], None] | None = None
-        self.script_folder = ""
+        self.values = "none" if values == "none" else "real"
+        self.notes: dict[str, int] = {}
+        self._call = Call()
+        self.tape = Tape(self._call, self.note)
+        self._budget = Budget(notice) if values == "auto" else None
+        self._policy = Policy(self.note)
+        self._operators: dict[Any, Operator] = {}
+        self._entries: dict[tuple[Any, ...], Entry] = {}
+        self._hooks = Hooks(self.tape, self)
+        self._depth = 0
 
-    def note(self, key: str, count: int = 1) -> None:
-        """Counts a softening that the summary tells the user about."""
+    # --- what the script and the launcher tell
 
-    def transfer(self, direction: Literal["h2d", "d2h"], tensor: torch.Tensor) -> None:
-        """Records a copy between host and device as an operator 'neuronprof.h2d' or 'neuronprof.d2h'."""
+    @property
+    def stop_after(self) -> int | None:
+        """After so many complete steps operators still execute but are not recorded."""
+        return self.tape.stop_after
 
-    def mark_step(self) -> None:
-        """Ends a step by hand; once called, only such marks are boundaries."""
+    @stop_after.setter
+    def stop_after(self, steps: int | None) -> None:
+        self.tape.stop_after = steps
 
-    @contextmanager
-    def region(self, name: str) -> Iterator[None]:
-        """Names the operators issued inside."""
-        yield
+    @property
+    def on_complete(self) -> Callable[[], None] | None:
+        """Called once when stop_after is reached; it may raise to leave the script."""
+        return self.tape.on_complete
+
+    @on_complete.setter
+    def on_complete(self, call: Callable[[], None] | None) -> None:
+        self.tape.on_complete = call
+
+    @property
+    def script_folder(self) -> str:
+        """Folder that source names are relative to."""
+        return self.tape.attribution.sources.script_folder
+
+    @script_folder.setter
+    def script_folder(self, folder: str) -> None:
+        self.tape.attribution.sources.script_folder = folder
 
     @property
     def recorded_steps(self) -> int:
         """Complete steps so far."""
-        return 0
+        tape = self.tape
+        return len(tape.steps.ends(len(tape.recorder))) if tape.paused else tape.steps.count()
+
+    def note(self, key: str, count: int = 1) -> None:
+        """Counts a softening that the summary tells the user about."""
+        self.notes[key] = self.notes.get(key, 0) + count
+
+    def transfer(self, direction: Literal["h2d", "d2h"], tensor: torch.Tensor) -> None:
+        """Records a copy between host and device as 'neuronprof.h2d' (its output is the tensor) or 'neuronprof.d2h' (its input is)."""
+        self.tape.transfer(direction, tensor)
+
+    def mark_step(self) -> None:
+        """Ends a step by hand; once called, only such marks are boundaries."""
+        self.tape.mark_step()
+
+    def region(self, name: str) -> AbstractContextManager[None]:
+        """Names the operators issued inside."""
+        return self.tape.region(name)
 
     def finish(self, steps: int = 3, warmup: int = 1, script: str = "", argv: tuple[str, ...] = ()) -> Recording:
-        """The recording of at most `steps` steps after `warmup` ones."""
-        raise NotImplementedError
+        """The recording of at most `steps` steps after the first `warmup` ones (fewer are dropped if there are no later ones).
+
+        Raises:
+            NeuronprofError: no step was found.
+        """
+        self.tape.stop()
+        return assemble(self.tape, (steps, warmup), self.values, self.notes, (script, argv))
+
+    # --- the mode
+
+    def __enter__(self) -> "Engine":
+        self._depth += 1
+        if self._depth == 1:
+            simtensor.set_executor(self)
+            _active.append(self)
+            self._hooks.install()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._depth -= 1
+        if self._depth == 0:
+            self._hooks.remove()
+            _active.remove(self)
+            self.tape.stop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Executes one operator."""
-        return func(*args, **(kwargs or {}))
+        """Executes one operator, unless another tracer or tensor subclass must see it first."""
+        if _mode(_FAKE) is not None or _mode(_PROXY) is not None or _mode(_FUNCTIONAL) is not None:
+            return func(*args, **(kwargs or {}))
+        simulated = self.values == "none"
+        for kind in types:
+            if kind is Sim:
+                simulated = True
+            elif kind is not _Tensor and kind is not _Parameter:
+                return func(*args, **(kwargs or {})) if kind is FakeTensor else NotImplemented
+        return self._execute(func, args, kwargs or {}, simulated)
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Executes one operator on tensors some of which have no values."""
+        return self._execute(func, args, kwargs, True)
+
+    def _execute(self, func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:
+        operator = self._operators.get(func)
+        if operator is None:
+            operator = self._operators[func] = Operator(func)
+        if operator.composite:
+            with self._reentered():  # its parts are the operators; and a kernel among them must not meet a Sim
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        if operator.hidden:
+            return func(*args, **kwargs)
+        if simulated:
+            return self._simulate(func, operator, args, kwargs)
+        if self.tape.recording or self.tape.starts(args):
+            return self._compute(func, operator, args, kwargs)
+        return self._unrecorded(func, args, kwargs)
+
+    @contextmanager
+    def _reentered(self) -> Iterator[None]:
+        TorchDispatchMode.__enter__(self)
+        try:
+            yield
+        finally:
+            TorchDispatchMode.__exit__(self, None, None, None)
+
+    # --- with values
+
+    def _unrecorded(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        budget, tape = self._budget, self.tape
+        if budget is None or tape.paused or tape.host:
+            return func(*args, **kwargs)
+        if not budget.allows_factory(args, tape.recorder.live_bytes):
+            self._stop_computing()
+            return self._execute(func, args, kwargs, True)
+        out = func(*args, **kwargs)
+        if isinstance(out, _Tensor) and budget.is_notable(out):
+            tape.recorder.buffer(out)
+            if not budget.allows(tape.recorder.live_bytes):
+                self._stop_computing()
+        return out
+
+    def _compute(self, func: Any, operator: Operator, args: Any, kwargs: dict[str, Any]) -> Any:
+        sequence = _sequence() - 1
+        key, operands = self._call.key(func, args, kwargs)
+        found = tuple(key)
+        entry = self._entries.get(found)
+        if entry is None:
+            if self._budget is not None and self._excessive(func, operator, args, kwargs, operands):
+                self._stop_computing()
+                return self._simulate(func, operator, args, kwargs)
+            entry = Entry()
+            if not operator.dynamic:
+                self._entries[found] = entry
+        out = func(*args, **kwargs)
+        if operator.dynamic:
+            entry = self._dynamic(found, out)
+        tape = self.tape
+        tape.record(entry, (operator, args, kwargs), operands, out, sequence)
+        if self._budget is not None and entry.signature is not None:
+            spent = self._budget.spend(tape.recorder.live_bytes, entry.index, entry.signature, tape.boundaries)
+            if spent:
+                self._stop_computing()
+        return out
+
+    def _excessive(self, func: Any, operator: Operator, args: Any, kwargs: Any, operands: Any) -> bool:
+        """Whether an operator not seen before would pass the budget all by itself."""
+        layouts = [self._call.layout(t) for t in operands]
+        if operator.view or operator.dynamic or not self._policy.doubtful(layouts):
+            return False
+        results = self._policy.results(Asked(func, operator.name, args, kwargs, operands, self._policy.shaped))
+        signature = self._call.signature(operator, args, kwargs, results, False)
+        made = 0 if operator.written else sum(t.nbytes for t in results)
+        assert self._budget is not None
+        return not self._budget.allows(self.tape.recorder.live_bytes + made, signature)
+
+    def _stop_computing(self) -> None:
+        assert self._budget is not None
+        self._budget.tell()
+        self._budget = None
+        self.values = "none"
+        self._entries.clear()
+
+    # --- without values
+
+    def _simulate(self, func: Any, operator: Operator, args: Any, kwargs: dict[str, Any]) -> Any:
+        sequence = _sequence() - 1
+        key, operands = self._call.key(func, args, kwargs)
+        absent = simulated = False
+        for tensor in operands:
+            if isinstance(tensor, Sim):
+                absent = simulated = True
+            elif tensor.is_meta:
+                return func(*args, **kwargs)
+            elif not absent and tensor.numel() > SMALL and tensor.is_floating_point():
+                absent = True
+        if self.tape.host and not simulated:
+            return func(*args, **kwargs)
+        key.append(absent)
+        found = tuple(key)
+        entry = self._entries.get(found)
+        if operator.view or operator.view_in_place:
+            out = _view(func, args, kwargs, simulated)
+            entry = entry or self._entries.setdefault(found, Entry())
+        elif entry is None:
+            entry, out = self._first(found, func, operator, args, kwargs, operands)
+        elif entry.plan is None:
+            out = func(*args, **kwargs)
+            self._policy.inherit(operands, out)
+        else:
+            out = self._policy.build(entry.plan, operands)
+        if self.tape.recording or self.tape.starts(args):
+            self.tape.record(entry, (operator, args, kwargs), operands, out, sequence)
+        return out
+
+    def _first(
+        self, found: tuple[Any, ...], func: Any, operator: Operator, args: Any, kwargs: dict[str, Any], operands: Any
+    ) -> tuple[Entry, Any]:
+        """Decides on a call that was not seen before, and makes its result."""
+        plan = self._decide(func, operator, args, kwargs, operands, absent=found[-1])
+        out = func(*args, **kwargs) if plan is None else self._policy.build(plan, operands)
+        if operator.dynamic or (plan is not None and not plan.reusable):
+            return self._dynamic(found, out), out
+        entry = Entry(plan)
+        if not (self.tape.paused and operator.in_place):  # a schedule's changing factors would fill the table for ever
+            self._entries[found] = entry
+        return entry, out
+
+    def _decide(
+        self, func: Any, operator: Operator, args: Any, kwargs: dict[str, Any], operands: Any, absent: bool
+    ) -> Plan | None:
+        asked = Asked(func, operator.name, args, kwargs, operands, self._policy.shaped)
+        if absent:
+            return self._policy.plan(asked)
+        device = kwargs.get("device")
+        if operator.written or operator.dynamic or (device is not None and torch.device(device).type == "meta"):
+            return None
+        layouts = [self._call.layout(t) for t in operands]
+        return self._policy.too_large(asked) if self._policy.doubtful(layouts) else None
+
+    def _dynamic(self, found: tuple[Any, ...], out: Any) -> Entry:
+        """The entry of a call whose result depends on values: one for each shape of the result."""
+        key = (*found, "->", *(self._call.layout(t) for t in tensors_in(out)))
+        return self._entries.setdefault(key, Entry())
+
+
+def _view(func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:
+    """A view made by PyTorch itself; a view of a Sim is a Sim on the same storage."""
+    if not simulated:
+        return func(*args, **kwargs)
+    with torch._C._DisableTorchDispatch():
+        out = func(*args, **kwargs)
+    if isinstance(out, _Tensor):
+        return out if any(out is a for a in args) else simtensor.view_of(out)
+    return type(out)(simtensor.view_of(v) for v in out)

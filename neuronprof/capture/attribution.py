@@ -1,0 +1,218 @@
+"""Where an operator comes from: module path, phase, the user's source line, and the forward operator of a gradient."""
+
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+
+from neuronprof.terms import PHASES, Phase
+
+_graph_task = torch._C._current_graph_task_id
+_current_node = torch._C._current_autograd_node
+_grad_enabled = torch.is_grad_enabled
+_NO_SEQUENCE = 2**63  # AccumulateGrad's sequence number lies above
+_CHECKPOINT = str(Path("torch", "utils", "checkpoint.py"))
+_OWN = str(Path(__file__).parent.parent)
+_LIBRARIES = ("site-packages", "dist-packages")
+_STDLIB = str(Path(weakref.__file__).parent)
+
+FORWARD = PHASES.index(Phase.FORWARD)
+BACKWARD = PHASES.index(Phase.BACKWARD)
+RECOMPUTE = PHASES.index(Phase.RECOMPUTE)
+OPTIMIZER = PHASES.index(Phase.OPTIMIZER)
+EVALUATION = PHASES.index(Phase.EVALUATION)
+OTHER = PHASES.index(Phase.OTHER)
+
+
+def in_backward() -> bool:
+    """Whether autograd is running a backward pass in this thread."""
+    return bool(_graph_task() != -1)
+
+
+class Modules:
+    """Paths of modules ('GPT.blocks.0.attn') and the stack of those whose forward is running."""
+
+    def __init__(self) -> None:
+        self.paths = [""]
+        self.stack: list[int] = []
+        self.recomputing: list[bool] = []
+        self.parameters: dict[int, tuple[str, int]] = {}
+        self.roots: list[weakref.ref[torch.nn.Module]] = []
+        self._ids = {"": 0}
+        self._known: weakref.WeakKeyDictionary[torch.nn.Module, int] = weakref.WeakKeyDictionary()
+
+    def enter(self, module: torch.nn.Module) -> None:
+        """A forward begins."""
+        path = self._known.get(module)
+        if path is None:
+            path = self._register(module)
+        self.stack.append(path)
+        self.recomputing.append(in_backward())
+
+    def leave(self) -> None:
+        """The innermost forward ends."""
+        if self.stack:
+            self.stack.pop()
+            self.recomputing.pop()
+
+    def _register(self, root: torch.nn.Module) -> int:
+        name = type(root).__name__
+        if self.stack:
+            name = f"{self.paths[self.stack[-1]]}.{name}"
+        else:
+            self.roots.append(weakref.ref(root))
+        number = 2
+        base = name
+        while name in self._ids:
+            name, number = f"{base}#{number}", number + 1
+        for inner, module in root.named_modules():
+            if module not in self._known:
+                self._known[module] = self._intern(f"{name}.{inner}" if inner else name)
+        for inner, tensor in [*root.named_parameters(), *root.named_buffers()]:
+            path = f"{name}.{inner}"
+            self.parameters.setdefault(id(tensor), (path, self._intern(path.rpartition(".")[0])))
+        return self._known[root]
+
+    def _intern(self, path: str) -> int:
+        found = self._ids.get(path)
+        if found is None:
+            found = self._ids[path] = len(self.paths)
+            self.paths.append(path)
+        return found
+
+
+class Sources:
+    """Lines of the user's files: the innermost frame that is neither PyTorch's, nor a library's, nor ours."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, int]] = [("", 0)]
+        self.script_folder = ""
+        self._ids: dict[tuple[CodeType, int], int] = {}
+        self._users: dict[CodeType, bool] = {}
+
+    def current(self) -> int:
+        """The line that issued the operator being dispatched."""
+        frame: FrameType | None = sys._getframe(3)
+        users = self._users
+        while frame is not None:
+            code = frame.f_code
+            user = users.get(code)
+            if user is None:
+                user = users[code] = self._is_users(code.co_filename)
+            if user:
+                line = (code, frame.f_lineno)
+                found = self._ids.get(line)
+                return self._new(line) if found is None else found
+            frame = frame.f_back
+        return 0
+
+    def _new(self, line: tuple[CodeType, int]) -> int:
+        self._ids[line] = len(self.lines)
+        self.lines.append((line[0].co_filename, line[1]))
+        return self._ids[line]
+
+    def _is_users(self, file: str) -> bool:
+        folder = self.script_folder
+        if folder and any(part in folder for part in _LIBRARIES) and file.startswith(folder):
+            return True
+        foreign = file.startswith(("<", _OWN, _STDLIB)) or any(part in file for part in _LIBRARIES)
+        return not foreign
+
+    def names(self) -> tuple[str, ...]:
+        """'train.py:12' relative to the script's folder where it is inside, else the absolute path; '' for entry 0."""
+        folder = Path(self.script_folder).resolve() if self.script_folder else None
+        return ("", *(f"{_relative(Path(file), folder)}:{number}" for file, number in self.lines[1:]))
+
+
+def _relative(file: Path, folder: Path | None) -> Path:
+    file = Path(file).absolute()
+    inside = folder is not None and file.resolve().is_relative_to(folder)
+    return file.resolve().relative_to(folder) if inside and folder is not None else file
+
+
+def in_checkpoint() -> bool:
+    """Whether activation checkpointing is running the user's function again, seen from the frames of this thread."""
+    frame: FrameType | None = sys._getframe(3)
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(_CHECKPOINT):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def needs_gradient(operands: Any) -> bool:
+    """Whether autograd follows an operator on these operands."""
+    return _grad_enabled() and any(t.requires_grad for t in operands)
+
+
+class Attribution:
+    """Places each operator: (phase, module, source, region, forward operator).
+
+    The link from a gradient to its forward operator is exact: autograd numbers its nodes, and the number of the node that an operator
+    belongs to is read before the operator executes (its decomposition may make nodes of its own).
+    """
+
+    def __init__(self) -> None:
+        self.modules = Modules()
+        self.sources = Sources()
+        self.regions = [""]
+        self.region = 0
+        self.optimizing = 0
+        self.optimizer_depth = 0
+        self._region_ids = {"": 0}
+        self._operator_of: dict[int, int] = {}
+        self._last = -1
+        self.on_leaf: Callable[[torch.Tensor], None] = lambda leaf: None
+
+    def name_region(self, name: str) -> int:
+        """The number of a region; nested names are joined with '/'."""
+        path = f"{self.regions[self.region]}/{name}" if self.region else name
+        if path not in self._region_ids:
+            self._region_ids[path] = len(self.regions)
+            self.regions.append(path)
+        return self._region_ids[path]
+
+    def place(self, op: int, sequence: int, operands: Any, columns: Any) -> tuple[int, int, int, int, int]:
+        """Where operator `op` belongs; sequence: number of the newest autograd node before it executed."""
+        if _graph_task() != -1:
+            return self._behind(op, sequence, columns)
+        stack = self.modules.stack
+        if sequence > self._last:
+            self._operator_of[sequence] = op
+            self._last = sequence
+        source = self.sources.current()
+        if len(stack) > self.optimizer_depth:
+            return FORWARD, stack[-1], source, self.region, -1
+        if needs_gradient(operands):
+            return FORWARD, stack[-1] if stack else 0, source, self.region, -1
+        return OPTIMIZER if self.optimizing else OTHER, 0, source, self.region, -1
+
+    def _behind(self, op: int, sequence: int, columns: Any) -> tuple[int, int, int, int, int]:
+        modules = self.modules
+        again = bool(modules.recomputing) and modules.recomputing[-1]
+        again = again or (_grad_enabled() and in_checkpoint())
+        node = _current_node()
+        number = -1 if node is None else node._sequence_nr()
+        forward = self._operator_of.get(number, -1)
+        if again:
+            if sequence > self._last:
+                self._operator_of[sequence] = op
+                self._last = sequence
+            module = modules.stack[-1] if modules.stack else (columns.module[forward] if forward >= 0 else 0)
+            return RECOMPUTE, module, self.sources.current(), self.region, forward
+        if forward >= 0:
+            region = self.region or columns.region[forward]
+            return BACKWARD, columns.module[forward], columns.source[forward], region, forward
+        module = self._owner(node.variable) if number > _NO_SEQUENCE else 0
+        return BACKWARD, module, self.sources.current(), self.region, -1
+
+    def _owner(self, leaf: torch.Tensor) -> int:
+        known = self.modules.parameters.get(id(leaf))
+        if known is None:
+            self.on_leaf(leaf)
+            known = self.modules.parameters[id(leaf)] = ("", 0)
+        return known[1]

@@ -1,0 +1,80 @@
+"""Roles: which buffers are weights, gradients, optimizer state and inputs, and whose they are."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from neuronprof.capture.recorder import Recorder
+from neuronprof.terms import Role
+
+
+class Roles:
+    """What is known of buffers beyond their operators, by buffer."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.of: dict[int, tuple[Role, str]] = {}
+        self.on_device: set[int] = set()
+        self._recorder = recorder
+        self._names: dict[int, str] = {}
+        self._trainable: dict[int, int] = {}
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable elements."""
+        return sum(self._trainable.values())
+
+    def is_weight(self, buffer: int) -> bool:
+        """Whether a buffer holds a parameter or a module's persistent state."""
+        return buffer in self.of and self.of[buffer][0] == Role.WEIGHTS
+
+    def module(self, root: torch.nn.Module, path: str) -> None:
+        """Notes the parameters and buffers of a module whose forward was called."""
+        for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
+            self.parameter(tensor, f"{path}.{name}")
+
+    def parameter(self, tensor: torch.Tensor, name: str) -> None:
+        """Notes one parameter."""
+        key = id(tensor)
+        name = self._names.setdefault(key, name)
+        if tensor.requires_grad:
+            self._trainable[key] = tensor.numel()
+        self._set(tensor, Role.WEIGHTS, name)
+
+    def gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Notes the gradients that an optimizer is about to use."""
+        for parameter in _parameters(optimizer):
+            self.parameter(parameter, "")
+            if parameter.grad is not None:
+                self._set(parameter.grad, Role.GRADIENTS, self._names[id(parameter)])
+
+    def state(self, optimizer: torch.optim.Optimizer) -> None:
+        """Notes the state that an optimizer keeps."""
+        for parameter, state in optimizer.state.items():
+            name = self._names.get(id(parameter), "")
+            for key, value in _tensors(state):
+                self._set(value, Role.OPTIMIZER_STATE, f"{name}.{key}" if name else key)
+
+    def input(self, tensor: torch.Tensor) -> None:
+        """Notes a tensor that came from the host."""
+        buffer = self._recorder.buffer(tensor, max(len(self._recorder) - 1, 0))
+        self.on_device.add(buffer)
+        self.of.setdefault(buffer, (Role.INPUTS, ""))
+
+    def _set(self, tensor: torch.Tensor, role: Role, name: str) -> None:
+        buffer = self._recorder.buffer(tensor)
+        if buffer >= 0 and (buffer not in self.of or self.of[buffer][0] == Role.INPUTS):
+            self.of[buffer] = (role, name)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[torch.Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def _tensors(state: Any) -> Iterable[tuple[str, torch.Tensor]]:
+    if isinstance(state, dict):
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor):
+                yield str(key), value
+            elif isinstance(value, (list, tuple)):
+                yield from ((f"{key}.{i}", v) for i, v in enumerate(value) if isinstance(v, torch.Tensor))

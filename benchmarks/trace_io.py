@@ -136,7 +136,8 @@ def main():
     print(f"read all columns   {found['read_all'] / 1e6:.1f} million events/s")
     print("against pyarrow's defaults for the same sorted table:")
     print(
-        f"  {found['plain_bytes']:.1f} times smaller, written {found['plain_write']:.1f} times as fast, three columns read {found['plain_read']:.1f} times as fast"
+        f"  {found['plain_bytes']:.1f} times smaller, written {found['plain_write']:.1f} times as fast, "
+        f"three columns read {found['plain_read']:.1f} times as fast"
     )
     print("against numpy arrays saved as they are, without deps:")
     print(f"  {found['saved_bytes']:.1f} times smaller, written {found['saved_write']:.2f} times as fast")

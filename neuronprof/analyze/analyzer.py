@@ -1,0 +1,247 @@
+"""What an analyzer is, the events it is given, and the one pass over the trace that runs them all.
+
+An analyzer is a frozen dataclass, one file: it names the columns it needs, maps the events of one chip to small tables, combines two such
+tables (associative, blind to order), and finishes the combined ones. So the same code runs serially, on the cores of one machine, or on a
+cluster: `run(..., mapper=pool.map)`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from neuronprof.terms import Kind
+from neuronprof.trace import reader, schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVALUATION = -1  # the step of what runs between training steps
+
+State = dict[str, "pd.DataFrame"]
+Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One segment of the run, the same for all ranks: times in nanoseconds, FLOPs and bytes of one rank (0: unknown)."""
+
+    step: int
+    start: int
+    end: int
+    model_flops: int = 0
+    hardware_flops: int = 0
+    model_bytes: int = 0
+
+    @property
+    def time_ns(self) -> int:
+        """Length in nanoseconds."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Context:
+    """What analyzers know besides events: the run's metadata and its windows, sorted by start."""
+
+    metadata: Mapping[str, Any]
+    windows: tuple[Window, ...]
+
+    @property
+    def machine(self) -> Mapping[str, Any]:
+        """Limits of one rank: peak_flops by dtype, hbm_bandwidth, hbm_capacity, neuronlink_bandwidth, efa_bandwidth; empty if unknown."""
+        rank: Mapping[str, Any] = (self.metadata.get("machine") or {}).get("rank") or {}
+        return rank
+
+    def limit(self, name: str) -> float:
+        """One of the machine's limits, NaN if the trace does not tell it."""
+        return float(self.machine.get(name) or np.nan)
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events as numpy arrays; a string column as codes of its words, -1 for null."""
+
+    columns: Mapping[str, NDArray[Any]]
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+    def take(self, rows: NDArray[Any]) -> "Events":
+        """The rows of a mask or of an index array."""
+        return Events({name: column[rows] for name, column in self.columns.items()}, self.words)
+
+    def among(self, name: str, words: Iterable[str]) -> NDArray[np.bool_]:
+        """Whether the string column has one of the words."""
+        wanted = np.zeros(len(self.words[name]) + 1, bool)
+        wanted[[code for code, word in enumerate(self.words[name]) if word in set(words)]] = True
+        result: NDArray[np.bool_] = wanted[self.columns[name]]
+        return result
+
+    def text(self, name: str, codes: NDArray[Any]) -> NDArray[np.object_]:
+        """Codes of a string column as strings, '' for null."""
+        return np.array([*self.words[name], ""], object)[codes]
+
+
+@dataclass(frozen=True)
+class Span:
+    """The events of one rank in one window, clipped to it, memory levels left out; start and end stand in for start_ts and duration."""
+
+    rank: int
+    window: Window
+    events: Events
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What an analyzer maps: all events of one chip, and the same cut into spans."""
+
+    events: Events
+    windows: tuple[Window, ...]
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """A span for each rank of the chip and each window, also where nothing happened."""
+        ranks = np.unique(self.events["rank"])
+        timed = self.events.take(~self.events.among("kind", [Kind.MEMORY]))
+        order = np.lexsort((timed["step"], timed["rank"]))
+        timed = timed.take(order)
+        rank, step = timed["rank"], timed["step"]
+        spans = []
+        for r in ranks:
+            low, high = np.searchsorted(rank, [r, r + 1])
+            for window in self.windows:
+                first, last = low + np.searchsorted(step[low:high], [window.step, window.step + 1])
+                spans.append(_span(int(r), window, timed.take(np.arange(first, last))))
+        return spans
+
+
+def _span(rank: int, window: Window, events: Events) -> Span:
+    start = events["start_ts"]
+    end = start + events["duration_ns"]
+    inside = (start < window.end) & (end >= window.start)
+    if not inside.all():
+        events, start, end = events.take(inside), start[inside], end[inside]
+    return Span(rank, window, events, np.maximum(start, window.start), np.minimum(end, window.end))
+
+
+class Analyzer(ABC):
+    """One question to a trace; the subclass's docstring is the sentence that reports print above its tables.
+
+    name: how users call it. needs: columns of the trace. keys: the state's tables, each with the columns that identify a row; the other
+    columns are added up by `combine`. tables: the finished tables, each with its columns; the first has the analyzer's name.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    keys: ClassVar[dict[str, tuple[str, ...]]]
+    tables: ClassVar[dict[str, tuple[str, ...]]]
+
+    @abstractmethod
+    def map(self, chip: Chip) -> State:
+        """The state's tables for the events of one chip."""
+
+    def combine(self, a: State, b: State) -> State:
+        """One state from two; associative, and the same whichever comes first."""
+        return {table: add(list(keys), a[table], b[table]) for table, keys in self.keys.items()}
+
+    @abstractmethod
+    def finish(self, state: State, context: Context) -> State:
+        """The finished tables from the state of all chips."""
+
+
+def add(keys: list[str], *tables: "pd.DataFrame") -> "pd.DataFrame":
+    """Rows of all tables with equal keys added up, sorted by the keys."""
+    import pandas as pd
+
+    filled = [table for table in tables if len(table)] or [tables[0]]
+    return pd.concat(filled, ignore_index=True).groupby(keys, sort=True, as_index=False).sum()
+
+
+BASE = schema.select("step", "rank", "kind", "start_ts", "duration_ns")
+
+
+def run(
+    trace: reader.TraceFile, analyzers: Sequence[Analyzer], *, mapper: Mapper = map
+) -> dict[str, dict[str, "pd.DataFrame"]]:
+    """Runs analyzers over a trace, each chip read once.
+
+    Args:
+        trace: an open trace.
+        analyzers: what to ask.
+        mapper: like `map`: applies a function to each task, here or elsewhere. Functions, tasks and results pickle.
+
+    Returns:
+        For each analyzer's name its finished tables.
+
+    Raises:
+        NeuronprofError: the trace is damaged.
+    """
+    context = Context(trace.metadata, _windows(trace))
+    tasks = [_Task(trace.path, chip, tuple(analyzers), context.windows) for chip in trace.chips or [0]]
+    states = list(mapper(_map_chip, tasks))
+    finished = {}
+    for position, analyzer in enumerate(analyzers):
+        state = reduce(analyzer.combine, [state[position] for state in states])
+        finished[analyzer.name] = analyzer.finish(state, context)
+    return finished
+
+
+@dataclass(frozen=True)
+class _Task:
+    path: Path
+    chip: int
+    analyzers: tuple[Analyzer, ...]
+    windows: tuple[Window, ...]
+
+
+def _map_chip(task: _Task) -> list[State]:
+    names = tuple(dict.fromkeys(BASE + tuple(n for a in task.analyzers for n in a.needs)))
+    chip = Chip(events(reader.open_trace(task.path).columns(names, chip=task.chip)), task.windows)
+    return [analyzer.map(chip) for analyzer in task.analyzers]
+
+
+def events(table: pa.Table) -> Events:
+    """A table of the trace as arrays."""
+    columns, words = {}, {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if name in schema.STRINGS:
+            words[name] = tuple(column.dictionary.to_pylist())
+            column = column.indices.fill_null(-1)
+        columns[name] = column.to_numpy(zero_copy_only=False)
+    return Events(columns, words)
+
+
+def _windows(trace: reader.TraceFile) -> tuple[Window, ...]:
+    """The segments that the metadata names; for a trace without, the extent of each step's events."""
+    segments = trace.metadata.get("segments")
+    if not segments:
+        return _extents(events(trace.columns(BASE)))
+    names = ("model_flops", "hardware_flops", "model_bytes")
+    windows = [
+        Window(
+            EVALUATION if s.get("kind") == "evaluation" else int(s["step"]), int(s["start_ts"]), int(s["end_ts"]),
+            *(int(s.get(name) or 0) for name in names),
+        )
+        for s in segments
+    ]  # fmt: skip
+    return tuple(sorted(windows, key=lambda w: (w.start, w.end)))
+
+
+def _extents(rows: Events) -> tuple[Window, ...]:
+    steps = np.unique(rows["step"])
+    start, end = rows["start_ts"], rows["start_ts"] + rows["duration_ns"]
+    windows = [Window(int(s), int(start[rows["step"] == s].min()), int(end[rows["step"] == s].max())) for s in steps]
+    return tuple(sorted(windows, key=lambda w: w.start))

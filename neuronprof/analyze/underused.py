@@ -1,0 +1,165 @@
+"""Engines that stood idle for most of the step, and what they waited for."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronprof.analyze import intervals
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.terms import Engine, WaitFor
+from neuronprof.trace import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CAUSES = tuple(w.value for w in WaitFor if w is not WaitFor.NONE)
+NO_WORK = "no_work"
+_TIMES = ("busy_ns", *(f"{cause}_ns" for cause in CAUSES), "no_work_ns", "window_ns")
+_LABELS = ("op_name", "layer", "source")
+_ENDED_BY = {name: f"next_{name}" for name in ("name", *_LABELS)}
+_GAP = ("engine", "rank", "step", "start_ts", "duration_ns", "waited_for", *_ENDED_BY.values())
+# Tracks on which being busy is not an aim: the host, and engines that only order others.
+_NOT_JUDGED = (Engine.SYNC, Engine.HOST)
+
+
+@dataclass(frozen=True)
+class Underused(Analyzer):
+    """Engines busy for less than the threshold of the training steps, and what they waited for while idle.
+
+    Every idle gap ends with an event: as much of the gap as that event stood waiting (wait_ns) is charged to what it waited for, the rest
+    to no_work: nothing stood in the engine's queues. busy_ns, the causes and no_work_ns add up to window_ns. cause is the largest part.
+    Engines that did nothing at all are listed too. underused_gaps has their longest gaps.
+
+    threshold: fraction of the step below which an engine counts as underused. gaps: how many of the longest gaps are kept.
+    """
+
+    threshold: float = 0.5
+    gaps: int = 20
+
+    name: ClassVar[str] = "underused"
+    needs: ClassVar[tuple[str, ...]] = schema.select("engine", "name", "wait_ns", "wait_for", *_LABELS)
+    keys: ClassVar[dict[str, tuple[str, ...]]] = {"engines": ("engine",), "gaps": _GAP}
+    tables: ClassVar[dict[str, tuple[str, ...]]] = {
+        "underused": ("engine", "busy", "cause", "idle_ns", *_TIMES),
+        "underused_gaps": _GAP,
+    }
+
+    def map(self, chip: Chip) -> State:
+        """Idle nanoseconds by engine and cause, and the longest gaps."""
+        import pandas as pd
+
+        times, longest = [], []
+        for span in chip.spans:
+            if span.window.step == EVALUATION:
+                continue
+            for position, engine in enumerate(Engine):
+                if engine not in _NOT_JUDGED:
+                    found = _idle(span, engine)
+                    times.append((position, *found.times))
+                    longest.append(self._rows(span, position, found))
+        engines = pd.DataFrame(times, columns=["engine", *_TIMES], dtype="int64")
+        every = pd.concat(
+            [pd.DataFrame(columns=list(_GAP)).astype(_GAP_TYPES), *filter(len, longest)], ignore_index=True
+        )
+        return {"engines": add(["engine"], engines), "gaps": self._longest(every)}
+
+    def combine(self, a: State, b: State) -> State:
+        """Adds the times; keeps the longest gaps of both."""
+        import pandas as pd
+
+        both = pd.concat([gaps for gaps in (a["gaps"], b["gaps"]) if len(gaps)] or [a["gaps"]], ignore_index=True)
+        return {"engines": add(["engine"], a["engines"], b["engines"]), "gaps": self._longest(both)}
+
+    def finish(self, state: State, _context: Context) -> State:
+        """Engines below the threshold, the least busy last; their gaps."""
+        table = state["engines"]
+        table = table[table["busy_ns"] < self.threshold * table["window_ns"]].reset_index(drop=True)
+        parts = table[[f"{cause}_ns" for cause in CAUSES] + ["no_work_ns"]].to_numpy()
+        table["busy"] = table["busy_ns"] / table["window_ns"]
+        table["idle_ns"] = table["window_ns"] - table["busy_ns"]
+        table["cause"] = [(*CAUSES, NO_WORK)[at] for at in parts.argmax(axis=1)] if len(table) else []
+        gaps = state["gaps"]
+        gaps = gaps[gaps["engine"].isin(table["engine"])].reset_index(drop=True)
+        tables = {"underused": table[list(self.tables["underused"])].copy(), "underused_gaps": gaps}
+        for finished in tables.values():
+            finished["engine"] = [tuple(Engine)[position].value for position in finished["engine"]]
+        return tables
+
+    def _rows(self, span: Span, engine: int, found: "_Idle") -> "pd.DataFrame":
+        import pandas as pd
+
+        keep = np.argsort(found.start - found.end, kind="stable")[: self.gaps]
+        ended_by = found.ended_by[keep]
+        words = {new: _next_words(span, name, ended_by) for name, new in _ENDED_BY.items()}
+        return pd.DataFrame(
+            {
+                "engine": np.full(len(keep), engine),
+                "rank": np.full(len(keep), span.rank),
+                "step": np.full(len(keep), span.window.step),
+                "start_ts": found.start[keep],
+                "duration_ns": (found.end - found.start)[keep],
+                "waited_for": np.array([*CAUSES, NO_WORK], object)[found.cause[keep]],
+                **words,
+            }
+        )
+
+    def _longest(self, gaps: "pd.DataFrame") -> "pd.DataFrame":
+        order = ["duration_ns", *(name for name in _GAP if name != "duration_ns")]
+        ranked = gaps.sort_values(order, ascending=[False, *[True] * (len(order) - 1)])
+        return ranked.groupby("engine", sort=False).head(self.gaps).reset_index(drop=True)
+
+
+_GAP_TYPES = {
+    name: "int64" if name in ("engine", "rank", "step", "start_ts", "duration_ns") else "object" for name in _GAP
+}
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """One engine in one span: times as in _TIMES, and its gaps with the event that ends each (-1: none) and the main cause."""
+
+    times: tuple[int, ...]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    ended_by: NDArray[np.intp]
+    cause: NDArray[np.intp]
+
+
+def _idle(span: Span, engine: Engine) -> _Idle:
+    rows = np.flatnonzero(span.events.among("engine", [engine]))
+    start, end = span.start[rows], span.end[rows]
+    low, high = intervals.gaps(*intervals.merge(start, end), span.window.start, span.window.end)
+    ended_by = _first_at(start, rows, high)
+    known = ended_by >= 0
+    waited = (
+        np.where(known, np.minimum(span.events["wait_ns"][ended_by], high - low), 0)
+        if len(rows)
+        else np.zeros(len(low), np.int64)
+    )
+    cause = np.full(len(low), len(CAUSES))
+    for position, name in enumerate(CAUSES):
+        if len(rows):
+            cause[known & span.events.among("wait_for", [name])[ended_by]] = position
+    waited[cause == len(CAUSES)] = 0
+    by_cause = np.zeros(len(CAUSES) + 1, np.int64)
+    np.add.at(by_cause, cause, waited)
+    by_cause[-1] = int((high - low).sum()) - int(by_cause[:-1].sum())
+    main = np.where(2 * waited >= high - low, cause, len(CAUSES))
+    time = span.window.time_ns
+    return _Idle((time - int((high - low).sum()), *map(int, by_cause), time), low, high, ended_by, main)
+
+
+def _first_at(start: NDArray[np.int64], rows: NDArray[np.intp], times: NDArray[np.int64]) -> NDArray[np.intp]:
+    """For each time the row of the event that starts then; -1 where none does."""
+    order = np.argsort(start, kind="stable")
+    at = np.searchsorted(start[order], times)
+    found = np.full(len(times), -1, np.intp)
+    known = at < len(rows)
+    found[known] = rows[order][at[known]]
+    return found
+
+
+def _next_words(span: Span, name: str, rows: NDArray[np.intp]) -> NDArray[np.object_]:
+    return span.events.text(name, np.append(span.events[name], -1)[rows])

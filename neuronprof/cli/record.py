@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuronprof import units
 from neuronprof.errors import NeuronprofError
@@ -18,55 +19,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""
     parser.usage = "neuronprof record [options] train.py [script arguments]"
     parser.add_argument("-o", "--output", default="trace.parquet", help="the trace to write (default: %(default)s)")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--chip", default="trainium4", help="a chip of 'neuronprof chips', or a TOML file (default: %(default)s)"
-    )
-    machine.add_argument(
-        "--lnc", type=int, help="physical NeuronCores in a logical one, which is one rank (default: the chip's)"
-    )
-    machine.add_argument(
-        "--dp", type=int, default=1, metavar="N", help="data-parallel ranks, each with the script's batch (default: 1)"
-    )
-    machine.add_argument(
-        "--bucket", default="25M", metavar="SIZE", help="gradient bucket of an all-reduce (default: %(default)s)"
-    )
-    machine.add_argument(
-        "--jitter",
-        default="0",
-        metavar="SHARE",
-        help="vary each instruction of each rank by up to this, 2%% (default: 0)",
-    )
-    machine.add_argument(
-        "--slow-chip",
-        action="append",
-        default=[],
-        metavar="CHIP=FACTOR",
-        help="a chip that computes FACTOR times slower",
-    )
-    machine.add_argument("--seed", type=int, default=0, help="of the jitter (default: 0)")
-    machine.add_argument(
-        "--allow-oom", action="store_true", help="simulate a model that does not fit into HBM all the same"
-    )
-    script = parser.add_argument_group("script")
-    script.add_argument("--values", choices=["real", "none", "auto"], default="auto",
-                        help="real: compute on the CPU, so that printed losses are true; none: compute nothing, so that any size can be "
-                        "recorded; auto: real while the model is small (default)")  # fmt: skip
-    script.add_argument(
-        "--steps",
-        type=int,
-        metavar="N",
-        help="record N steps and then end the script (default: 3, and the script runs on)",
-    )
-    script.add_argument(
-        "--warmup", type=int, default=1, metavar="N", help="steps to skip first, if more follow (default: %(default)s)"
-    )
-    script.add_argument(
-        "--run-on", action="store_true", help="with --steps: let the script run on to its end, unrecorded"
-    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
+    _add_machine(parser.add_argument_group("machine").add_argument)
+    _add_script(parser.add_argument_group("script").add_argument)
     parser.add_argument("script", help="the training script, as you would give it to python")
     parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
+
+
+def _add_machine(add: Callable[..., Any]) -> None:
+    add("--chip", default="trainium4", help="a chip of 'neuronprof chips', or a TOML file (default: %(default)s)")
+    add("--lnc", type=int, help="physical NeuronCores in a logical one, which is one rank (default: the chip's)")
+    add("--dp", type=int, default=1, metavar="N", help="data-parallel ranks, each with the script's batch (default: 1)")
+    add("--bucket", default="25M", metavar="SIZE", help="gradient bucket of an all-reduce (default: %(default)s)")
+    add("--jitter", default="0", metavar="SHARE", help="vary each instruction of each rank by up to this, as 2%%")
+    add("--slow-chip", action="append", default=[], metavar="CHIP=X", help="a chip that computes X times slower")
+    add("--seed", type=int, default=0, help="of the jitter (default: 0)")
+    add("--allow-oom", action="store_true", help="simulate a model that does not fit into HBM all the same")
+
+
+def _add_script(add: Callable[..., Any]) -> None:
+    add(
+        "--values",
+        choices=["real", "none", "auto"],
+        default="auto",
+        help="real: compute on the CPU, so that printed losses are true; none: compute nothing, so that a model of any "
+        "size can be recorded; auto: real while the model is small (default)",
+    )
+    add("--steps", type=int, metavar="N", help="record N steps, then end the script (default: 3, and it runs on)")
+    add("--warmup", type=int, default=1, metavar="N", help="steps to skip first, if more follow (default: %(default)s)")
+    add("--run-on", action="store_true", help="with --steps: let the script run on to its end, unrecorded")
 
 
 def run(args: argparse.Namespace) -> int:

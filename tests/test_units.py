@@ -1,0 +1,46 @@
+import pytest
+
+from neuronprof import units
+from neuronprof.errors import NeuronprofError
+
+
+def test_printing():
+    assert [units.time(t) for t in (0, 999, 1000, 12_340_000, 3_600_000_000_000)] == [
+        "0 ns",
+        "999 ns",
+        "1 us",
+        "12.3 ms",
+        "3600 s",
+    ]
+    assert [units.size(b) for b in (0, 1023, 1024, 3 * 2**30, 1.5 * 2**40)] == [
+        "0 B",
+        "1023 B",
+        "1 KiB",
+        "3 GiB",
+        "1.5 TiB",
+    ]
+    assert units.count(4.026e15, "FLOP/s") == "4.03 PFLOP/s"
+    assert units.count(12) == "12"
+    assert units.percent(0.4267) == "42.7 %"
+
+
+def test_parsing():
+    assert [units.parse_size(t) for t in ("512", "64K", "1.5G", "25MiB", "2 mb")] == [
+        512,
+        65536,
+        1610612736,
+        26214400,
+        2097152,
+    ]
+    assert [units.parse_fraction(t) for t in ("2%", "0.02", "0")] == [0.02, 0.02, 0.0]
+
+
+@pytest.mark.parametrize("text", ["", "big", "1.2.3", "5X"])
+def test_what_is_no_size_is_one_sentence(text):
+    with pytest.raises(NeuronprofError, match="is not a size"):
+        units.parse_size(text)
+
+
+def test_what_is_no_fraction_is_one_sentence():
+    with pytest.raises(NeuronprofError, match="is not a fraction"):
+        units.parse_fraction("some")

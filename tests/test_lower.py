@@ -79,26 +79,63 @@ def test_a_matmul_alone_is_copied_out_of_psum():
 
 
 def test_a_host_sync_waits_for_its_value_and_launches_again():
-    # loss -> item(): the graph before it is launched in the open, and again after the host has looked.
+    # relu -> item() -> relu: the first launch is in the open, and so is the one after the host has looked.
     g = toys.GraphBuilder()
     x, y = g.tensor(64, 64), g.tensor(64, 64, birth=0)
     z = g.tensor(64, 64, birth=2)
     g.op("aten.relu.default", [x], [y])
     g.op("aten._local_scalar_dense.default", [y], [])
-    g.op("aten.relu.default", [x], [z])
+    g.op("aten.relu.default", [y], [z])
     program = compile_graph(g.graph(), toys.chip(), 1)
-    names = [Opcode(o).name for o in program.opcode]
-    assert names[0] == "LAUNCH"
-    copy, sync, again = (names.index(n) for n in ("COPY_TO_HOST", "HOST_SYNC", "COPY_TO_HOST"))
-    assert program.deps[program.deps_ptr[sync] : program.deps_ptr[sync + 1]].tolist() == [copy]
-    relaunch = names.index("LAUNCH", sync)
-    later = [
-        i
-        for i in range(relaunch + 1, len(program))
-        if relaunch in program.deps[program.deps_ptr[i] : program.deps_ptr[i + 1]]
+    deps = [program.deps[a:b].tolist() for a, b in zip(program.deps_ptr, program.deps_ptr[1:], strict=False)]
+    assert list(zip((Opcode(o).name for o in program.opcode), deps, strict=True)) == [
+        ("LAUNCH", []),
+        ("DMA_LOAD", [0]),
+        ("TENSOR_SCALAR", [0, 1]),
+        ("DMA_STORE", [0, 2]),
+        ("COPY_TO_HOST", [0, 2, 3]),
+        ("HOST_SYNC", [4]),
+        ("LAUNCH", []),  # the host's own queue keeps it behind the sync
+        ("TENSOR_SCALAR", [2, 6]),  # y is still in SBUF
+        ("DMA_STORE", [6, 7]),
     ]
-    assert later
-    assert again < relaunch
+
+
+def test_syncs_in_a_row_launch_once_and_none_follows_the_last():
+    g = toys.GraphBuilder()
+    x, y = g.tensor(64, 64), g.tensor(64, 64, birth=1)
+    g.op("aten._local_scalar_dense.default", [x], [])
+    g.op("aten.relu.default", [x], [y])
+    g.op("aten._local_scalar_dense.default", [y], [])
+    g.op("aten._local_scalar_dense.default", [y], [])
+    program = compile_graph(g.graph(), toys.chip(), 1)
+    host = [Opcode(o).name for o, q in zip(program.opcode, program.queue, strict=True) if q == Queue.HOST]
+    assert host == ["HOST_SYNC", "LAUNCH", "HOST_SYNC", "HOST_SYNC"]
+
+
+def test_tiles_of_an_update_in_place_do_not_wait_for_each_other():
+    # w += g over 4 MiB: the load of a tile needs room, never the store of the tile before it in the same tensor.
+    g = toys.GraphBuilder()
+    w = g.tensor(1024, 1024, role=Role.WEIGHTS)
+    grad = g.tensor(1024, 1024, role=Role.GRADIENTS)
+    g.op("aten.add_.Tensor", [w, grad], [w], phase=Phase.OPTIMIZER, mutates=[0])
+    program = compile_graph(g.graph(), toys.chip(), 1)
+    loads = np.flatnonzero(program.opcode == Opcode.DMA_LOAD)
+    stores = set(np.flatnonzero(program.opcode == Opcode.DMA_STORE).tolist())
+    assert len(loads) == len(stores) == 8
+    assert not any(stores & set(program.deps[program.deps_ptr[i] : program.deps_ptr[i + 1]].tolist()) for i in loads)
+
+
+def test_the_optimizers_step_counters_stay_on_the_host():
+    # step += 1; step.item(): AdamW keeps its counter on the host, no sync comes of it.
+    g = toys.GraphBuilder()
+    step = g.tensor(role=Role.OPTIMIZER_STATE)
+    x, y = g.tensor(64, 64), g.tensor(64, 64, birth=2)
+    g.op("aten.add_.Tensor", [step], [step], phase=Phase.OPTIMIZER, mutates=[0])
+    g.op("aten._local_scalar_dense.default", [step], [], phase=Phase.OPTIMIZER)
+    g.op("aten.relu.default", [x], [y])
+    program = compile_graph(g.graph(), toys.chip(), 1)
+    assert [Opcode(o).name for o in program.opcode] == ["DMA_LOAD", "TENSOR_SCALAR", "DMA_STORE"]
 
 
 def test_a_step_without_a_host_sync_hides_its_launch():

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from neuronprof.graph.ir import DTYPE_BYTES, Graph, Tensor
 from neuronprof.graph.ops import OpKind, Work
+from neuronprof.terms import Role
 
 # Operators that may be the first of a group, and those that may join one.
 _ANCHORS = frozenset({OpKind.GEMM, OpKind.ELEMENTWISE, OpKind.REDUCTION, OpKind.FILL, OpKind.RANDOM, OpKind.COPY})
@@ -11,6 +12,7 @@ _JOINERS = frozenset({OpKind.ELEMENTWISE, OpKind.REDUCTION, OpKind.COPY})
 # A tile of every operand has to stand in SBUF at once, twice: with so many bytes an element, tiles are still long enough for DMA.
 _MOST_BYTES_AN_ELEMENT = 48
 _MOST_OPS = 24
+_LARGEST_COUNTER = 8  # bytes of a 0-dimensional tensor
 
 
 @dataclass(slots=True)
@@ -43,27 +45,44 @@ def fuse(graph: Graph, works: list[Work]) -> list[Group]:
     made one of its inputs when both walk the same elements, no later group touches what it needs, and the group stays small enough.
     """
     groups: list[Group] = []
+    launched = 0  # the first group that the host launches after it last waited; nothing moves in front of it
     access: dict[int, _Access] = {}
     signature, phases = graph.signature.tolist(), graph.phase.tolist()
     runs = [[contiguous_bytes(t) for t in (*s.inputs, *s.outputs)] for s in graph.signatures]
-    for op, sig in enumerate(signature):
+    for op in _on_device(graph, works):
+        sig = signature[op]
         work = works[sig]
-        if work.kind is OpKind.VIEW or not (work.writes or work.reads):
-            continue
         reads = _sized(graph.inputs(op), work.reads)
         writes = _writes(graph, op, sig, work)
-        group = _host_group(groups, access, work, phases[op], reads, writes)
-        if group is None:
+        group = _joined(groups, access, work, phases[op], reads, writes)
+        if group is None or group.index < launched:
             group = Group(len(groups), [], work.kind, phases[op], work.elements)
             groups.append(group)
         _add(group, op, work, reads, writes)
         for buffer, run in zip((*graph.inputs(op), *graph.outputs(op)), runs[sig], strict=False):
             group.pieces[buffer] = min(group.pieces.get(buffer, run), run)
+        if work.kind is OpKind.HOST_SYNC:
+            launched = group.index + 1
         for buffer in reads:
             access.setdefault(buffer, _Access()).reader = group.index
         for buffer in writes:
             access.setdefault(buffer, _Access()).writer = group.index
     return groups
+
+
+def _on_device(graph: Graph, works: list[Work]) -> list[int]:
+    """The operators that the device runs: not views, and not the arithmetic on the optimizer's step counters, which the host keeps."""
+    host: set[int] = {
+        i for i, b in enumerate(graph.buffers) if b.role is Role.OPTIMIZER_STATE and 0 < b.nbytes <= _LARGEST_COUNTER
+    }
+    device = []
+    for op, sig in enumerate(graph.signature.tolist()):
+        inputs = graph.inputs(op)
+        if inputs and host.issuperset(inputs):
+            host.update(graph.outputs(op))
+        elif works[sig].kind is not OpKind.VIEW and (works[sig].writes or works[sig].reads):
+            device.append(op)
+    return device
 
 
 def contiguous_bytes(tensor: Tensor) -> int:
@@ -92,7 +111,7 @@ def _writes(graph: Graph, op: int, sig: int, work: Work) -> dict[int, int]:
     return _sized([*graph.outputs(op), *(inputs[i] for i in graph.signatures[sig].mutates)], work.writes)
 
 
-def _host_group(
+def _joined(
     groups: list[Group],
     access: dict[int, _Access],
     work: Work,

@@ -23,7 +23,8 @@ def compile_graph(graph: Graph, chip: Chip, lnc: int) -> Program:
     groups = fuse(graph, works)
     sbuf = chip.memory.sbuf * lnc
     plans = plan(graph, groups, sbuf)
-    lowering = _Lowering(graph, works, chip, sbuf * (1 - RESIDENT_SHARE))
+    syncs = any(g.kind is OpKind.HOST_SYNC for g in groups)
+    lowering = _Lowering(graph, works, chip, sbuf * (1 - RESIDENT_SHARE), syncs=syncs)
     for group, entry in zip(groups, plans, strict=True):
         lowering.group(group, entry)
     used = Counter(graph.signature.tolist())
@@ -52,7 +53,7 @@ class _Share:
 class _Lowering:
     """State of a lowering: where each buffer's data stands and what still occupies SBUF."""
 
-    def __init__(self, graph: Graph, works: list[Work], chip: Chip, working: float) -> None:
+    def __init__(self, graph: Graph, works: list[Work], chip: Chip, working: float, *, syncs: bool) -> None:
         self.graph = graph
         self.works = works
         self.tensor = chip.tensor
@@ -64,14 +65,15 @@ class _Lowering:
         self._read: dict[int, list[int]] = defaultdict(list)  # buffer: loads since it was last stored
         self._tiles: deque[tuple[int, int]] = deque()  # (bytes, last instruction) of the tiles in flight, oldest first
         self._in_flight = 0
-        self._syncs = any(works[s].kind is OpKind.HOST_SYNC for s in set(graph.signature.tolist()))
-        if self._syncs:
-            # A host that waits for a result launches the next graph only then: the launch cannot hide behind the step before.
-            self.builder.launch(-1)
+        # A host that waits for a result launches what follows only then; one that never waits launches ahead of the device.
+        self._launch_due = syncs
 
     def group(self, group: Group, entry: GroupPlan) -> None:
         """Appends one group's instructions."""
         first = len(self.builder)
+        if self._launch_due and group.kind is not OpKind.HOST_SYNC:
+            self.builder.launch(group.ops[0])
+            self._launch_due = False
         if group.kind is OpKind.COLLECTIVE:
             self._collective(group)
         elif group.kind is OpKind.HOST_SYNC:
@@ -99,7 +101,7 @@ class _Lowering:
         nbytes = sum(group.reads.values())
         copy = self.builder.add(Opcode.COPY_TO_HOST, Queue.DMA_HOST, op, (nbytes, nbytes, 0, 0), data=ready)
         self.builder.add(Opcode.HOST_SYNC, Queue.HOST, op, (0, 0, 0, 0), data=[copy])
-        self.builder.launch(op)
+        self._launch_due = True
 
     def _transfer(self, group: Group) -> None:
         op = group.ops[0]
@@ -124,6 +126,7 @@ class _Lowering:
         resident = {self._made.get(b, -1) for b in entry.resident}
         tiles: list[int] = []
         loads: list[int] = []
+        stored: dict[int, list[int]] = {}
         for i in range(count):
             share = _Share(i, count)
             space = self._make_room(share.of(total))
@@ -131,7 +134,8 @@ class _Lowering:
             products = [(op, part) for op, parts in cut for part in share.among(parts)]
             tiles.append(self._engines(products, passes, share, {*loads, *resident}, tiles))
             self._tiles.append((share.of(total), tiles[-1]))
-            self._stores(group, entry, share, tiles[-1])
+            stored |= self._stores(group, entry, share, tiles[-1])
+        self._stored |= stored
         for move in entry.loads:
             self._read[move.buffer] += loads
         for buffer in group.writes:
@@ -232,14 +236,17 @@ class _Lowering:
             ready = {last}
         return last
 
-    def _stores(self, group: Group, entry: GroupPlan, share: "_Share", last: int) -> None:
+    def _stores(self, group: Group, entry: GroupPlan, share: "_Share", last: int) -> dict[int, list[int]]:
+        """Stores of this tile, by buffer; they wait for those who still read what they overwrite."""
+        stored = {}
         for move in entry.stores:
             opcode = Opcode.SPILL_SAVE if move.spill else Opcode.DMA_STORE
             nbytes = share.of(move.nbytes)
             overwritten = self._read.pop(move.buffer, [])
             piece = self._piece(group, [move], nbytes)
             index = self._move(opcode, Queue.DMA_STORES, group.ops[-1], nbytes, piece, [last, *overwritten], [])
-            self._stored[move.buffer] = [index]
+            stored[move.buffer] = [index]
+        return stored
 
     def _dtype(self, op: int) -> str:
         signature = self.graph.signatures[self.graph.signature[op]]

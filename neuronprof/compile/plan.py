@@ -116,7 +116,11 @@ def plan(graph: Graph, groups: list[Group], sbuf: float) -> list[GroupPlan]:
 
 
 def _is_spill(graph: Graph, buffer: int, made_by: Group, wanted_by: Group) -> bool:
-    return made_by.phase == wanted_by.phase and graph.buffers[buffer].role not in _PERSISTENT
+    return (
+        wanted_by.kind not in HBM_ONLY
+        and made_by.phase == wanted_by.phase
+        and graph.buffers[buffer].role not in _PERSISTENT
+    )
 
 
 def _add_stores(

@@ -58,7 +58,8 @@ class Operator:
         self.dynamic = _TAG.dynamic_output_shape in func.tags
         returns = func._schema.returns
         self.in_place = any(written) and all(r.alias_info is not None and r.alias_info.is_write for r in returns)
-        self.composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+        has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+        self.composite = has_kernel(func.name(), "CompositeImplicitAutograd") and not has_kernel(func.name(), "CPU")
 
 
 class Call:

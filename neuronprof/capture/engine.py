@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from neuronprof.capture import simtensor
+from neuronprof.capture import placement, simtensor
 from neuronprof.capture.assemble import assemble
 from neuronprof.capture.budget import Budget
 from neuronprof.capture.hooks import Hooks
@@ -95,7 +95,7 @@ class Engine(TorchDispatchMode):
     def recorded_steps(self) -> int:
         """Complete steps so far."""
         tape = self.tape
-        return len(tape.steps.ends(len(tape.recorder))) if tape.paused else tape.steps.count()
+        return tape.steps.count() if tape.active and not tape.paused else len(tape.steps.ends(len(tape.recorder)))
 
     def note(self, key: str, count: int = 1) -> None:
         """Counts a softening that the summary tells the user about."""
@@ -130,6 +130,7 @@ class Engine(TorchDispatchMode):
             simtensor.set_executor(self)
             _active.append(self)
             self._hooks.install()
+            self.tape.resume()
         super().__enter__()
         return self
 
@@ -139,7 +140,7 @@ class Engine(TorchDispatchMode):
         if self._depth == 0:
             self._hooks.remove()
             _active.remove(self)
-            self.tape.stop()
+            self.tape.suspend()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Executes one operator, unless another tracer or tensor subclass must see it first."""
@@ -169,10 +170,14 @@ class Engine(TorchDispatchMode):
         if operator.hidden:
             return func(*args, **kwargs)
         if simulated:
-            return self._simulate(func, operator, args, kwargs)
-        if self.tape.recording or self.tape.starts(args):
-            return self._compute(func, operator, args, kwargs)
-        return self._unrecorded(func, args, kwargs)
+            out = self._simulate(func, operator, args, kwargs)
+        elif self.tape.recording or self.tape.starts(args):
+            out = self._compute(func, operator, args, kwargs)
+        else:
+            out = self._unrecorded(func, args, kwargs)
+        if placement.in_use() is not None and not operator.view:
+            placement.inherit(args, out)
+        return out
 
     @contextmanager
     def _reentered(self) -> Iterator[None]:

@@ -1,0 +1,94 @@
+"""Replaces attributes of other modules for the length of a run and puts every one of them back."""
+
+import functools
+import os
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_ABSENT = object()
+
+
+class Patches:
+    """A set of replaced attributes; leaving the context puts the originals back in reverse order.
+
+    An attribute that the owner only inherited (a method of torch._C.TensorBase seen through torch.Tensor) is deleted again.
+    """
+
+    def __init__(self) -> None:
+        self._undo: list[tuple[Any, Any, Any]] = []
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Makes owner.name be value until the context is left."""
+        self._undo.append((owner, name, vars(owner).get(name, _ABSENT)))
+        setattr(owner, name, value)
+
+    def set_item(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:
+        """Makes mapping[key] be value until the context is left."""
+        self._undo.append((mapping, key, mapping.get(key, _ABSENT)))
+        mapping[key] = value
+
+    def wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        """Calls of owner.name(...) become wrapper(original, ...); name, module and docstring stay those of the original."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs)
+
+        self.set(owner, name, wrapped)
+
+    def wrap_builtin(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        """Like wrap, for an operator of PyTorch: torch.jit.script still compiles calls of owner.name to the operator."""
+        from torch.jit import _builtins
+
+        operators = _builtins._get_builtin_table()
+        operator = operators.get(id(getattr(owner, name)))
+        self.wrap(owner, name, wrapper)
+        if operator is not None:
+            self.set_item(operators, id(getattr(owner, name)), operator)
+
+    def on_exit(self, undo: Callable[[], None]) -> None:
+        """Calls undo when the context is left."""
+        self._undo.append((undo, "", None))
+
+    def __enter__(self) -> "Patches":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._undo:
+            owner, name, value = self._undo.pop()
+            mapping = isinstance(owner, dict)
+            if not name:
+                owner()
+                continue
+            if value is _ABSENT:
+                owner.pop(name) if mapping else delattr(owner, name)
+            elif mapping:
+                owner[name] = value
+            else:
+                setattr(owner, name, value)
+
+
+_LIBRARIES = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")] + [
+    str(Path(__file__).parents[1])
+]
+_NOT_USER = (*{os.path.join(folder, "") for folder in _LIBRARIES}, "<frozen ")  # noqa: PTH118 - a text prefix
+_is_user_file: dict[str, bool] = {}
+
+
+def called_by_user(depth: int = 2) -> bool:
+    """Whether the frame `depth` above this one runs a file of the user, not of an installed package or the standard library.
+
+    Libraries ask torch.cuda.is_available() to choose kernels that only a real GPU has; scripts ask it to choose a device.
+    """
+    filename = sys._getframe(depth).f_code.co_filename
+    known = _is_user_file.get(filename)
+    if known is None:
+        known = _is_user_file[filename] = not filename.startswith(_NOT_USER)
+    return known

@@ -1,0 +1,49 @@
+"""Shows an error of the script as Python alone would have shown it: without the frames of the recorder."""
+
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+def _recorder(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_PACKAGE)
+
+
+def _called_by_recorder(frame: FrameType) -> bool:
+    """Frames of torch that only the recorder's way of executing an operator adds, which Python's own report would not have."""
+    return frame.f_code.co_filename.endswith(("torch/_ops.py", "torch/overrides.py", "torch/utils/_stats.py"))
+
+
+def cleaned(trace: TracebackType | None) -> TracebackType | None:
+    """The same traceback without frames of this package, and without what they called inside torch to execute an operator."""
+    kept: list[TracebackType] = []
+    inside = False
+    entry: TracebackType | None = trace
+    while entry is not None:
+        frame = entry.tb_frame
+        inside = _recorder(frame) or (inside and _called_by_recorder(frame))
+        if not inside:
+            kept.append(entry)
+        entry = entry.tb_next
+    result: TracebackType | None = None
+    for entry in reversed(kept):
+        result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return result
+
+
+def _clean_chain(error: BaseException | None, seen: set[int]) -> None:
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = cleaned(error.__traceback__)
+        _clean_chain(error.__cause__, seen)
+        error = error.__context__
+
+
+def report(error: BaseException) -> None:
+    """Prints error on stderr through sys.excepthook, so that a hook which the script installed is honoured."""
+    _clean_chain(error, set())
+    sys.stdout.flush()
+    sys.excepthook(type(error), error, error.__traceback__)
+    sys.stderr.flush()

@@ -23,16 +23,22 @@ _GAP = ("engine", "rank", "step", "start_ts", "duration_ns", "waited_for", *_END
 # Tracks on which being busy is not an aim: the host, and engines that only order others.
 _NOT_JUDGED = (Engine.SYNC, Engine.HOST)
 
+# A run on one rank has no communication to judge. (Engines are positions in the state, so that they sort in their
+# usual order.)
+_IF_ANY = tuple(tuple(Engine).index(engine) for engine in (Engine.CC, Engine.NEURONLINK, Engine.EFA))
+
 
 @dataclass(frozen=True)
 class Underused(Analyzer):
     """Engines busy for less than the threshold of the training steps, and what they waited for while idle.
 
-    Every idle gap ends with an event: as much of the gap as that event stood waiting (wait_ns) is charged to what it waited for, the rest
-    to no_work: nothing stood in the engine's queues. busy_ns, the causes and no_work_ns add up to window_ns. cause is the largest part.
-    Engines that did nothing at all are listed too. underused_gaps has their longest gaps.
+    Every idle gap ends with an event: as much of the gap as that event stood waiting (wait_ns) is charged to what it
+    waited for, the rest to no_work: nothing stood in the engine's queues. busy_ns, the causes and no_work_ns add up
+    to window_ns. cause is the largest part. Engines that did nothing at all are listed too, collectives and links
+    only if the run has any. underused_gaps has the longest gaps.
 
-    threshold: fraction of the step below which an engine counts as underused. gaps: how many of the longest gaps are kept.
+    threshold: fraction of the step below which an engine counts as underused. gaps: how many of the longest gaps are
+    kept.
     """
 
     threshold: float = 0.5
@@ -75,7 +81,8 @@ class Underused(Analyzer):
     def finish(self, state: State, _context: Context) -> State:
         """Engines below the threshold, the least busy last; their gaps."""
         table = state["engines"]
-        table = table[table["busy_ns"] < self.threshold * table["window_ns"]].reset_index(drop=True)
+        present = (table["busy_ns"] > 0) | ~table["engine"].isin(_IF_ANY)
+        table = table[present & (table["busy_ns"] < self.threshold * table["window_ns"])].reset_index(drop=True)
         parts = table[[f"{cause}_ns" for cause in CAUSES] + ["no_work_ns"]].to_numpy()
         table["busy"] = table["busy_ns"] / table["window_ns"]
         table["idle_ns"] = table["window_ns"] - table["busy_ns"]

@@ -1,0 +1,146 @@
+"""What scripts and notebooks use: `neuronprof.load` for a trace, `step`, `region` and `recording` inside a training script."""
+
+import html
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from neuronprof.analyze.analyzer import Mapper
+    from neuronprof.analyze.summary import Summary
+    from neuronprof.trace.reader import TraceFile
+
+_PIPELINE = "neuronprof.pipeline"
+
+
+def load(path: str | Path) -> "Trace":
+    """Opens a trace; events are read when they are asked for.
+
+    Raises:
+        NeuronprofError: there is no trace, it is damaged, or it is of a newer version.
+    """
+    from neuronprof.trace.reader import open_trace
+
+    return Trace(open_trace(path))
+
+
+class Trace:
+    """A recorded run. file: the trace as the package's other functions take it."""
+
+    def __init__(self, file: "TraceFile", mapper: "Mapper" = map) -> None:
+        """Wraps an open trace.
+
+        Args:
+            file: from `open_trace`.
+            mapper: what runs the analyzers over the chips; `multiprocessing.Pool().map` uses all cores.
+        """
+        self.file = file
+        self._mapper = mapper
+        self._tables: dict[str, pd.DataFrame] = {}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Script, machine, mesh, segments: everything about the run that is not an event."""
+        return self.file.metadata
+
+    @cached_property
+    def events(self) -> "pd.DataFrame":
+        """All events with all columns of the schema; strings are categories."""
+        return self.file.columns().to_pandas()
+
+    @property
+    def operators(self) -> "pd.DataFrame":
+        """The operators of the recorded graph; `op` is what events refer to."""
+        return self.file.operators
+
+    def analyze(self, name: str) -> "pd.DataFrame":
+        """The result of an analysis: 'utilization', 'bottlenecks', 'bottlenecks_by_operator', ...
+
+        Raises:
+            NeuronprofError: there is no analysis of this name; the message lists all.
+        """
+        from neuronprof.analyze import analyzer, registry
+
+        if name not in self._tables:
+            wanted = registry.find(name)
+            self._tables |= analyzer.run(self.file, [wanted], mapper=self._mapper)[wanted.name]
+        return self._tables[name].copy()
+
+    def summary(self) -> "Report":
+        """Step time and its split, what costs most, MFU, memory, communication; prints well."""
+        from neuronprof.analyze.summary import summarize
+
+        return Report(summarize(self.file, mapper=self._mapper))
+
+    def timeline(self, **options: Any) -> Any:
+        """A Bokeh layout of the timeline, for a notebook; options as `neuronprof.view.timeline.timeline` takes them."""
+        from neuronprof.view import timeline
+
+        return timeline.timeline(self.file, **options)
+
+    def __repr__(self) -> str:
+        return f"<neuronprof trace {self.file.path}: {self.file.num_events:,} events>"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A summary that prints as text, and as a page's fragment in a notebook. figures: the numbers, NaN where unknown."""
+
+    figures: "Summary"
+
+    def __str__(self) -> str:
+        from neuronprof.view.terminal import render_text
+
+        return render_text(self.figures)
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="line-height: 1.35">{html.escape(str(self))}</pre>'
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Names and values of the figures, so that dict(summary) works."""
+        from dataclasses import asdict
+
+        return iter(asdict(self.figures).items())
+
+
+def step() -> None:
+    """Marks the end of a training step for the recording that runs; does nothing when none does."""
+    pipeline = sys.modules.get(_PIPELINE)
+    if pipeline is not None:
+        pipeline.step()
+
+
+def region(name: str) -> AbstractContextManager[Any]:
+    """A named part of a step: `with neuronprof.region("attention"): ...`; does nothing when no recording runs."""
+    pipeline = sys.modules.get(_PIPELINE)
+    return nullcontext() if pipeline is None else pipeline.region(name)
+
+
+def recording(path: str | Path = "trace.parquet", **options: Any) -> AbstractContextManager[Any]:
+    """Records the training steps inside the block: `with neuronprof.recording("trace.parquet", chip="trainium4"): ...`."""
+    from neuronprof import pipeline
+
+    context: AbstractContextManager[Any] = pipeline.recording(path, **options)
+    return context
+
+
+def record(script: str | Path, *arguments: str, **options: Any) -> Any:
+    """Runs a training script as `neuronprof record` does: record("train.py", "--epochs", "1", dp=8, output="trace.parquet").
+
+    Args:
+        script: what to run, as `__main__`.
+        arguments: its command line.
+        options: fields of `neuronprof.pipeline.Options`.
+
+    Returns:
+        trace (path, None if no step was found) and exit_code.
+    """
+    from neuronprof import pipeline
+
+    return pipeline.record(script, arguments, pipeline.Options(**options))

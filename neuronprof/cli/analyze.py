@@ -1,0 +1,114 @@
+"""`neuronprof analyze`: the summary of a trace and tables of its analyses, as text or as one JSON object.
+
+The object of --json: trace (path), steps (number of training steps), step_time_ns (their mean, whole nanoseconds),
+mfu (0 to 1), engines (busy fraction by engine, every engine always present), analyses (for each table its rows, an
+object each, keys are the column names). What the trace does not tell is null. Without names the main tables are
+printed, with --json all. A name is that of an analysis, which prints all its tables, or of one table.
+"""
+
+import argparse
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from neuronprof.analyze.summary import Summary
+
+HELP = "Say what holds a recorded run back: summary, then tables."
+_TOP = 12
+# What is printed without names; the other tables by name, and all of them as JSON.
+_OVERVIEW = (
+    "bottlenecks_by_operator",
+    "utilization",
+    "communication",
+    "underused",
+    "roofline",
+    "roofline_steps",
+    "memory",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = __doc__
+    parser.add_argument("trace", help="the trace.parquet that neuronprof record wrote")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="utilization, bottlenecks, communication, underused, roofline, memory"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--top", type=_positive, metavar="N", help=f"rows of each table (default: {_TOP} as text, all as JSON)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the analyses."""
+    from neuronprof.analyze import analyzer, registry, summary
+    from neuronprof.trace.reader import open_trace
+
+    names = args.names or (registry.NAMES if args.json else _OVERVIEW)
+    wanted = [table for name in names for table in (_tables(name) if args.names or args.json else [name])]
+    trace = open_trace(args.trace)
+    results = analyzer.run(trace, registry.ANALYZERS)
+    figures = summary.pick(trace, results)
+    tables = {name: results[registry.find(name).name][name] for name in dict.fromkeys(wanted)}
+    if args.json:
+        json.dump(_object(figures, tables, args.top), sys.stdout, allow_nan=False)
+        print()
+    else:
+        _print(figures, tables, args.top or _TOP)
+    return 0
+
+
+def _tables(name: str) -> list[str]:
+    """The tables that a name on the command line means."""
+    from neuronprof.analyze import registry
+
+    found = registry.find(name)
+    return list(found.tables) if name == found.name else [name]
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of rows; write 1 or more.")
+    return number
+
+
+def _object(figures: "Summary", tables: dict[str, "pd.DataFrame"], top: int | None) -> dict[str, Any]:
+    return {
+        "trace": figures.trace,
+        "steps": figures.steps,
+        "step_time_ns": None if math.isnan(figures.step_time_ns) else round(figures.step_time_ns),
+        "mfu": _plain(figures.mfu),
+        "engines": {engine: _plain(share) for engine, share in figures.busy.items()},
+        "analyses": {name: _rows(table if top is None else table.head(top)) for name, table in tables.items()},
+    }
+
+
+def _rows(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    return [{str(k): _plain(v) for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; NaN and infinity, which JSON has not, as null."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _print(figures: "Summary", tables: dict[str, "pd.DataFrame"], top: int) -> None:
+    from neuronprof.analyze import registry
+    from neuronprof.view.terminal import render_table, render_text
+
+    print(render_text(figures))
+    for name, table in tables.items():
+        print(f"\n== {name}")
+        analyzer = registry.find(name)
+        if name == analyzer.name:
+            print((type(analyzer).__doc__ or "").strip().split("\n")[0])
+        print(render_table(table, top))

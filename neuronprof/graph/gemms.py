@@ -49,10 +49,24 @@ def grouped_matmul(signature: Signature) -> Gemms:
 
 
 def bilinear(signature: Signature) -> Gemms:
-    """_trilinear of (rows, i), (o, i, j), (rows, j): through the weight, then a dot product for each row and output."""
-    rows, i = signature.inputs[0].shape[0], signature.inputs[1].shape[-2]
-    out, j = signature.inputs[1].shape[-3], signature.inputs[1].shape[-1]
-    return Gemm(1, rows, i, out * j), Gemm(rows, out, j, 1)
+    """_trilinear: three tensors, each stretched over the dimensions it lacks, multiplied and summed over some: one product.
+
+    The attributes are the dimensions that each tensor lacks, then those summed over; with r their number of dimensions and
+    D that of the whole, D - r numbers for each tensor and D - r of the output. The outer product of two of them, times the
+    third, contracts the summed dimensions.
+    """
+    out = signature.outputs[0]
+    ranks = [len(t.shape) for t in signature.inputs]
+    dimensions = (len(signature.attributes) + sum(ranks) + len(out.shape)) // 4
+    whole = [1] * dimensions
+    missing = list(signature.attributes)
+    for tensor, rank in zip(signature.inputs, ranks, strict=True):
+        lacks, missing = missing[: dimensions - rank], missing[dimensions - rank :]
+        own = [d for d in range(dimensions) if d not in lacks]
+        for d, size in zip(own, tensor.shape, strict=True):
+            whole[d] = max(whole[d], size)
+    m = out.shape[0] if out.shape else 1
+    return (Gemm(1, m, prod(whole) // out.numel, out.numel // m),)
 
 
 def convolution(signature: Signature) -> Gemms:
@@ -127,6 +141,36 @@ def recurrent(signature: Signature) -> Gemms:
 def recurrent_backward(signature: Signature) -> Gemms:
     """Each product of the forward pass has two in the backward pass: for its input and for its weight."""
     return tuple(h for g in recurrent(signature) for h in (Gemm(g.batch, g.m, g.n, g.k), Gemm(g.batch, g.k, g.m, g.n)))
+
+
+def encoder_layer(signature: Signature) -> Gemms:
+    """A whole attention or encoder layer in inference: attention's two products, then one for each weight matrix.
+
+    The first input is (batch, positions, width), the second attribute the number of heads; the weights are the matrices of
+    the same dtype among the inputs.
+    """
+    x = signature.inputs[0]
+    batch, positions, width = x.shape
+    heads = signature.attributes[1]
+    shape = (batch, heads, positions, width // heads)
+    weights = [t.shape for t in signature.inputs[1:] if len(t.shape) == 2 and t.dtype == x.dtype]
+    return (*_attention(shape, shape, shape), *(Gemm(1, batch * positions, k, n) for n, k in weights))
+
+
+def recurrent_layers(signature: Signature) -> Gemms:
+    """Layers of lstm, gru and rnn in one operator.
+
+    The first input is (steps, batch, width) or batch first; the weights are the matrices among the others, those for inputs
+    and those for hidden states in turn.
+    """
+    *rows, _ = signature.inputs[0].shape
+    batch_first = bool(signature.attributes) and signature.attributes[-1] is True
+    steps = rows[-1] if batch_first else rows[0]
+    weights = [t.shape for t in signature.inputs[1:] if len(t.shape) == 2]
+    return tuple(
+        Gemm(steps, prod(rows) // steps, k, n) if i % 2 else Gemm(1, prod(rows), k, n)
+        for i, (n, k) in enumerate(weights)
+    )
 
 
 def _product(a: tuple[int, ...], b: tuple[int, ...]) -> Gemm:

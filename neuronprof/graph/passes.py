@@ -61,6 +61,27 @@ def recurrent_backward(_: Signature, gemms: tuple[Gemm, ...]) -> Passes:
     return Passes(vector=8 * gates, scalar=gates)
 
 
+def recurrent_layers(_: Signature, gemms: tuple[Gemm, ...]) -> Passes:
+    """As `recurrent`, over the layers and directions; every second product is that of the hidden states."""
+    gates = sum(g.m * g.n for g in gemms[::2])
+    return Passes(vector=4 * gates, scalar=gates + gates // 4)
+
+
+def encoder_layer(signature: Signature, gemms: tuple[Gemm, ...]) -> Passes:
+    """Attention's softmax, a bias on each product, and for a whole layer two norms and two residual sums (one activation)."""
+    scores = _scores(gemms)
+    biases = sum(g.m * g.n for g in gemms[2:])
+    whole = len(gemms) > 4
+    hidden = gemms[4].m * gemms[4].n if whole else 0
+    return Passes(vector=2 * scores + biases + 16 * whole * signature.inputs[0].numel, scalar=scores + hidden)
+
+
+def distances(signature: Signature, _: tuple[Gemm, ...]) -> Passes:
+    """Differences, powers and sums of every pair of rows; the first input but for the gradient holds the rows."""
+    pairs = signature.inputs[0].numel if "backward" in signature.name else signature.outputs[0].numel
+    return Passes(vector=4 * pairs * signature.inputs[1].shape[-1])
+
+
 def recurrent_cell(signature: Signature, _: tuple[Gemm, ...]) -> Passes:
     """One step of fused gates whose products were made before: inputs are both halves of the gates."""
     gates = signature.inputs[0].numel

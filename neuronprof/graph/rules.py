@@ -48,6 +48,9 @@ ROWS: tuple[tuple[Rule, str], ...] = (
      "_flash_attention_backward _efficient_attention_backward _cudnn_attention_backward"),
     (Rule(OpKind.GEMM, gemms=gemms.recurrent, passes=passes.recurrent), "mkldnn_rnn_layer"),
     (Rule(OpKind.GEMM, gemms=gemms.recurrent_backward, passes=passes.recurrent_backward), "mkldnn_rnn_layer_backward"),
+    (Rule(OpKind.GEMM, gemms=gemms.recurrent_layers, passes=passes.recurrent_layers), "lstm gru rnn_tanh rnn_relu"),
+    (Rule(OpKind.ATTENTION, gemms=gemms.encoder_layer, passes=passes.encoder_layer),
+     "_transformer_encoder_layer_fwd _native_multi_head_attention"),
     (Rule(_ELEMENTWISE, passes=passes.recurrent_cell),
      "_thnn_fused_lstm_cell _thnn_fused_gru_cell _thnn_fused_lstm_cell_backward_impl _thnn_fused_gru_cell_backward"),
     # --- point-wise: vector engine ---
@@ -68,7 +71,7 @@ ROWS: tuple[tuple[Rule, str], ...] = (
      "__irshift__ __and__ __or__ __xor__ __iand__ __ior__ __ixor__ copysign heaviside nextafter gcd lcm complex "
      "prelu _prelu_kernel masked_fill _add_relu native_dropout_backward hardtanh_backward threshold_backward "
      "leaky_relu_backward hardshrink_backward softshrink_backward hardsigmoid_backward rrelu_with_noise_backward "
-     "isclose"),
+     "isclose outer ger"),
     (Rule(_ELEMENTWISE, vector=3), "hardswish"),
     (Rule(_ELEMENTWISE, vector=3, operands=3), "where"),
     (Rule(_ELEMENTWISE, vector=4, operands=3), "addcmul addcdiv addr _compute_linear_combination"),
@@ -110,6 +113,7 @@ ROWS: tuple[tuple[Rule, str], ...] = (
     (Rule(_REDUCTION, vector=2, scalar=1), "dist renorm _weight_norm_interface _pdist_forward"),
     (Rule(_REDUCTION, vector=1, scalar=1), "logsumexp"),
     (Rule(_REDUCTION, vector=6, scalar=1), "_weight_norm_interface_backward _pdist_backward"),
+    (Rule(_REDUCTION, passes=passes.distances), "_cdist_forward _cdist_backward _euclidean_dist"),
     # --- losses ---
     (Rule(_REDUCTION, vector=2, scalar=1), "mse_loss soft_margin_loss"),
     (Rule(_ELEMENTWISE, vector=3), "mse_loss_backward"),
@@ -169,9 +173,9 @@ ROWS: tuple[tuple[Rule, str], ...] = (
      "_embedding_bag _embedding_bag_forward_only embedding_bag"),
     (Rule(OpKind.GATHER, gpsimd=1),
      "masked_select nonzero nonzero_static masked_scatter_backward _embedding_bag_per_sample_weights_backward "
-     "max_unpool2d max_unpool3d _pack_padded_sequence _pad_packed_sequence to_padded_tensor "
-     "_jagged_to_padded_dense_forward _padded_dense_to_jagged_forward torchvision.roi_align torchvision.roi_pool "
-     "torchvision.ps_roi_align"),
+     "max_unpool2d max_unpool3d sparse_mask _to_dense _values_copy values_copy indices_copy _indices_copy "
+     "_pack_padded_sequence _pad_packed_sequence to_padded_tensor _jagged_to_padded_dense_forward "
+     "_padded_dense_to_jagged_forward torchvision.roi_align torchvision.roi_pool torchvision.ps_roi_align"),
     (Rule(OpKind.SCATTER, passes=passes.scatter),
      "scatter scatter_add scatter_reduce index_put _index_put_impl _unsafe_index_put "
      "_unsafe_masked_index_put_accumulate index_add index_copy index_fill index_reduce put"),
@@ -196,7 +200,7 @@ ROWS: tuple[tuple[Rule, str], ...] = (
      "mkldnn_adaptive_avg_pool2d_backward"),
     # --- movement ---
     (Rule(_COPY, vector=1),
-     "copy clone _to_copy to contiguous cat concat concatenate stack _stack hstack vstack _chunk_cat "
+     "copy clone _to_copy to type_as contiguous cat concat concatenate stack _stack hstack vstack _chunk_cat "
      "constant_pad_nd pad reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
      "replication_pad3d flip fliplr flipud roll rot90 repeat tile pixel_shuffle pixel_unshuffle channel_shuffle "
      "im2col col2im block_diag diag_embed unfold_backward select_backward slice_backward diagonal_backward "
@@ -221,7 +225,7 @@ ROWS: tuple[tuple[Rule, str], ...] = (
     # --- random numbers: gpsimd makes them uniform, the scalar engine bends them ---
     (Rule(OpKind.RANDOM, gpsimd=1),
      "rand rand_like uniform randint randint_like random _philox_uniform _fill_mem_eff_dropout_mask"),
-    (Rule(OpKind.RANDOM, vector=1, gpsimd=1), "bernoulli rrelu_with_noise"),
+    (Rule(OpKind.RANDOM, vector=1, gpsimd=1), "bernoulli rrelu_with_noise rrelu_with_noise_functional"),
     (Rule(OpKind.RANDOM, scalar=2, gpsimd=1), "randn randn_like normal normal_functional _philox_normal log_normal"),
     (Rule(OpKind.RANDOM, scalar=1, gpsimd=1), "exponential geometric cauchy"),
     (Rule(OpKind.RANDOM, vector=1, scalar=2, gpsimd=4), "poisson binomial _standard_gamma _sample_dirichlet"),
@@ -233,7 +237,8 @@ ROWS: tuple[tuple[Rule, str], ...] = (
     (Rule(_REDUCTION, scalar=2, gpsimd=1), "logcumsumexp _logcumsumexp"),
     (Rule(OpKind.SORT, passes=passes.comparison_sort),
      "sort argsort msort kthvalue median nanmedian mode unique_dim unique_dim_consecutive"),
-    (Rule(OpKind.SORT, passes=passes.whole_sort), "_unique _unique2 unique_consecutive randperm torchvision.nms"),
+    (Rule(OpKind.SORT, passes=passes.whole_sort),
+     "_coalesce _unique _unique2 unique_consecutive randperm torchvision.nms"),
     (Rule(OpKind.SORT, passes=passes.top_k), "topk"),
     # --- decompositions and solvers ---
     (Rule(OpKind.SORT, passes=passes.decomposition),
@@ -257,6 +262,8 @@ ROWS: tuple[tuple[Rule, str], ...] = (
      "sym_constrain_range_for_size _assert_scalar _functional_assert_scalar _assert_tensor_metadata "
      "_linalg_check_errors _print _nnz is_coalesced _coalesced dense_dim sparse_dim _dimI _dimV "
      "_use_cudnn_ctc_loss _make_dual _fw_primal _version _mkldnn_reshape _make_dep_token slice_inverse "
+     "_sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_with_dims sparse_resize "
+     "profiler._record_function_enter profiler._record_function_enter_new profiler._record_function_exit "
      "_c10d_functional.wait_tensor _c10d_functional_autograd.wait_tensor"),
     (Rule(OpKind.TRANSFER), "neuronprof.h2d neuronprof.d2h"),
 )  # fmt: skip

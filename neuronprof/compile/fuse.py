@@ -1,8 +1,9 @@
 """Operator fusion: chains that share one iteration space run tile by tile, and what passes between them never leaves SBUF."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from neuronprof.graph.ir import DTYPE_BYTES, Graph, Tensor
+from neuronprof.graph.ir import DTYPE_BYTES, Graph, Signature, Tensor
 from neuronprof.graph.ops import OpKind, Work
 from neuronprof.terms import Role
 
@@ -17,7 +18,11 @@ _LARGEST_COUNTER = 8  # bytes of a 0-dimensional tensor
 
 @dataclass(slots=True)
 class Group:
-    """Operators that run as one. elements: the iteration space; reads and writes: buffers that cross the group's border."""
+    """Operators that run as one, tile by tile of whole rows.
+
+    elements: the iteration space; reads and writes: buffers that cross the group's border; pieces: bytes of the shortest contiguous run
+    in each; partial: results that are complete only after the last tile.
+    """
 
     index: int
     ops: list[int]
@@ -26,7 +31,8 @@ class Group:
     elements: int
     reads: dict[int, int] = field(default_factory=dict)  # buffer: bytes needed of it
     writes: dict[int, int] = field(default_factory=dict)  # buffer: bytes written of it
-    pieces: dict[int, int] = field(default_factory=dict)  # buffer: bytes of its shortest contiguous run
+    pieces: dict[int, int] = field(default_factory=dict)
+    partial: set[int] = field(default_factory=set)
     reduced: bool = False
 
 
@@ -38,51 +44,74 @@ class _Access:
     reader: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An operator that looks for its group, with the bytes that it reads and writes of each buffer."""
+
+    op: int
+    signature: Signature
+    work: Work
+    phase: int
+    reads: dict[int, int]
+    writes: dict[int, int]
+
+
 def fuse(graph: Graph, works: list[Work]) -> list[Group]:
     """Groups the operators of a graph, in an order that keeps every dependency.
 
     works: cost of each of graph.signatures. Views and operators that move nothing belong to no group. An operator joins the group that
-    made one of its inputs when both walk the same elements, no later group touches what it needs, and the group stays small enough.
+    made one of its inputs when both walk the same rows, no later group touches what it needs, and the group stays small enough.
     """
     groups: list[Group] = []
     launched = 0  # the first group that the host launches after it last waited; nothing moves in front of it
     access: dict[int, _Access] = {}
-    signature, phases = graph.signature.tolist(), graph.phase.tolist()
     runs = [[contiguous_bytes(t) for t in (*s.inputs, *s.outputs)] for s in graph.signatures]
-    for op in _on_device(graph, works):
-        sig = signature[op]
-        work = works[sig]
-        reads = _sized(graph.inputs(op), work.reads)
-        writes = _writes(graph, op, sig, work)
-        group = _joined(groups, access, work, phases[op], reads, writes)
+    for found in _on_device(graph, works):
+        group = _joined(groups, access, found)
         if group is None or group.index < launched:
-            group = Group(len(groups), [], work.kind, phases[op], work.elements)
+            group = Group(len(groups), [], found.work.kind, found.phase, found.work.elements)
             groups.append(group)
-        _add(group, op, work, reads, writes)
-        for buffer, run in zip((*graph.inputs(op), *graph.outputs(op)), runs[sig], strict=False):
+        _add(group, found)
+        operands = (*graph.inputs(found.op), *graph.outputs(found.op))
+        for buffer, run in zip(operands, runs[graph.signature[found.op]], strict=False):
             group.pieces[buffer] = min(group.pieces.get(buffer, run), run)
-        if work.kind is OpKind.HOST_SYNC:
+        if found.work.kind is OpKind.HOST_SYNC:
             launched = group.index + 1
-        for buffer in reads:
+        for buffer in found.reads:
             access.setdefault(buffer, _Access()).reader = group.index
-        for buffer in writes:
+        for buffer in found.writes:
             access.setdefault(buffer, _Access()).writer = group.index
     return groups
 
 
-def _on_device(graph: Graph, works: list[Work]) -> list[int]:
+def _on_device(graph: Graph, works: list[Work]) -> Iterator[_Candidate]:
     """The operators that the device runs: not views, and not the arithmetic on the optimizer's step counters, which the host keeps."""
-    host: set[int] = {
+    counters = {
         i for i, b in enumerate(graph.buffers) if b.role is Role.OPTIMIZER_STATE and 0 < b.nbytes <= _LARGEST_COUNTER
     }
-    device = []
+    host, phases = set(counters), graph.phase.tolist()
     for op, sig in enumerate(graph.signature.tolist()):
-        inputs = graph.inputs(op)
+        inputs, outputs, signature, work = graph.inputs(op), graph.outputs(op), graph.signatures[sig], works[sig]
         if inputs and host.issuperset(inputs):
-            host.update(graph.outputs(op))
-        elif works[sig].kind is not OpKind.VIEW and (works[sig].writes or works[sig].reads):
-            device.append(op)
-    return device
+            host.update(outputs)
+        elif work.kind is not OpKind.VIEW and (work.writes or work.reads):
+            written = [*outputs, *(inputs[i] for i in signature.mutates)]
+            yield _Candidate(
+                op,
+                signature,
+                work,
+                phases[op],
+                _sized(inputs, work.reads, counters),
+                _sized(written, work.writes, counters),
+            )
+
+
+def _sized(buffers: list[int], sizes: tuple[int, ...], counters: set[int]) -> dict[int, int]:
+    sized: dict[int, int] = {}
+    for buffer, nbytes in zip(buffers, sizes, strict=False):
+        if buffer >= 0 and nbytes and buffer not in counters:
+            sized[buffer] = max(sized.get(buffer, 0), nbytes)
+    return sized
 
 
 def contiguous_bytes(tensor: Tensor) -> int:
@@ -98,53 +127,54 @@ def contiguous_bytes(tensor: Tensor) -> int:
     return run * DTYPE_BYTES.get(tensor.dtype, 4)
 
 
-def _sized(buffers: list[int], sizes: tuple[int, ...]) -> dict[int, int]:
-    sized: dict[int, int] = {}
-    for buffer, nbytes in zip(buffers, sizes, strict=False):
-        if buffer >= 0 and nbytes:
-            sized[buffer] = max(sized.get(buffer, 0), nbytes)
-    return sized
-
-
-def _writes(graph: Graph, op: int, sig: int, work: Work) -> dict[int, int]:
-    inputs = graph.inputs(op)
-    return _sized([*graph.outputs(op), *(inputs[i] for i in graph.signatures[sig].mutates)], work.writes)
-
-
-def _joined(
-    groups: list[Group],
-    access: dict[int, _Access],
-    work: Work,
-    phase: int,
-    reads: dict[int, int],
-    writes: dict[int, int],
-) -> Group | None:
+def _joined(groups: list[Group], access: dict[int, _Access], found: _Candidate) -> Group | None:
     """The group that this operator may join: the latest one it depends on, if nothing stands in the way."""
-    if work.kind not in _JOINERS:
+    if found.work.kind not in _JOINERS:
         return None
-    needed = [access[b].writer for b in reads if b in access]
-    overwritten = [max(access[b].writer, access[b].reader) for b in writes if b in access]
+    needed = [access[b].writer for b in found.reads if b in access]
+    overwritten = [max(access[b].writer, access[b].reader) for b in found.writes if b in access]
     latest = max([*needed, *overwritten], default=-1)
     if latest < 0 or latest not in needed:
         return None
     group = groups[latest]
-    moved = sum(group.reads.values()) + sum(group.writes.values()) + sum(reads.values()) + sum(writes.values())
-    fits = moved <= _MOST_BYTES_AN_ELEMENT * max(work.elements, 1) and len(group.ops) < _MOST_OPS
-    return group if fits and _compatible(group, work, phase) else None
+    moved = sum(map(sum, (group.reads.values(), group.writes.values(), found.reads.values(), found.writes.values())))
+    fits = moved <= _MOST_BYTES_AN_ELEMENT * max(group.elements, 1) and len(group.ops) < _MOST_OPS
+    return group if fits and _compatible(group, found) else None
 
 
-def _compatible(group: Group, work: Work, phase: int) -> bool:
-    if group.phase != phase or group.kind not in _ANCHORS or group.elements != work.elements:
+def _compatible(group: Group, found: _Candidate) -> bool:
+    """Whether an operator can run inside each tile of the group."""
+    if group.phase != found.phase or group.kind not in _ANCHORS or not group.partial.isdisjoint(found.reads):
         return False
-    # A reduction needs whole rows, which a matmul finishes only tile by tile; two reductions may reduce different axes.
-    return work.kind is not OpKind.REDUCTION or not (group.reduced or group.kind is OpKind.GEMM)
+    if found.work.kind is OpKind.REDUCTION:
+        # A matmul finishes its result tile by tile; a reduction needs whole rows.
+        return group.kind is not OpKind.GEMM and group.elements == found.work.elements
+    # What a reduction leaves of each row has fewer elements; arithmetic on it belongs to the same tile.
+    per_row = (
+        group.reduced
+        and group.elements % max(found.work.elements, 1) == 0
+        and group.writes.keys() >= found.reads.keys()
+    )
+    return group.elements == found.work.elements or per_row
 
 
-def _add(group: Group, op: int, work: Work, reads: dict[int, int], writes: dict[int, int]) -> None:
-    group.ops.append(op)
-    group.reduced |= work.kind is OpKind.REDUCTION
-    for buffer, nbytes in reads.items():
+def _add(group: Group, found: _Candidate) -> None:
+    group.ops.append(found.op)
+    for buffer, nbytes in found.reads.items():
         if buffer not in group.writes:
             group.reads[buffer] = max(group.reads.get(buffer, 0), nbytes)
-    for buffer, nbytes in writes.items():
+    for buffer, nbytes in found.writes.items():
         group.writes[buffer] = max(group.writes.get(buffer, 0), nbytes)
+    if found.work.kind is OpKind.REDUCTION:
+        group.reduced = True
+        row_wise = [_is_row_wise(found.signature, t) for t in found.signature.outputs]
+        group.partial.update(b for b, done in zip(found.writes, row_wise, strict=False) if not done)
+
+
+def _is_row_wise(signature: Signature, result: Tensor) -> bool:
+    """A result of a reduction that is complete with each row: as large as the input, or one number for each of its rows."""
+    whole = max(signature.inputs, key=lambda t: t.numel, default=result)
+    kept = tuple(result.shape)
+    while kept and kept[-1] == 1:
+        kept = kept[:-1]
+    return result.numel == whole.numel or (bool(kept) and kept == whole.shape[: len(kept)])

@@ -173,9 +173,11 @@ class _Lowering:
         return self.builder.add(opcode, queue, op, (nbytes, piece, 0, 0), dtype=self._dtype(op), data=data, space=space)
 
     def _piece(self, group: Group, moves: list[Move], nbytes: int) -> int:
-        """Contiguous bytes that one DMA descriptor moves: a run in HBM, cut over the 128 partitions of SBUF."""
-        run = min(group.pieces.get(m.buffer, m.nbytes) for m in moves)
-        return max(1, min(run, nbytes // 128 if group.kind is not OpKind.GATHER else run))
+        """Contiguous bytes that one DMA descriptor moves: a run in HBM, cut over the 128 partitions of SBUF; the mean over the tensors."""
+        runs = [(m.nbytes, min(m.nbytes, group.pieces.get(m.buffer, m.nbytes))) for m in moves]
+        whole = sum(size for size, _ in runs)
+        run = whole // max(1, sum(-(-size // max(run, 1)) for size, run in runs))
+        return max(1, run if group.kind is OpKind.GATHER else min(run, nbytes // 128))
 
     def _make_room(self, nbytes: int) -> list[int]:
         """The tiles that have to be done before this many bytes fit beside the others in flight."""
@@ -238,14 +240,16 @@ class _Lowering:
 
     def _stores(self, group: Group, entry: GroupPlan, share: "_Share", last: int) -> dict[int, list[int]]:
         """Stores of this tile, by buffer; they wait for those who still read what they overwrite."""
-        stored = {}
-        for move in entry.stores:
-            opcode = Opcode.SPILL_SAVE if move.spill else Opcode.DMA_STORE
-            nbytes = share.of(move.nbytes)
-            overwritten = self._read.pop(move.buffer, [])
-            piece = self._piece(group, [move], nbytes)
+        stored: dict[int, list[int]] = {}
+        for spill, opcode in ((False, Opcode.DMA_STORE), (True, Opcode.SPILL_SAVE)):
+            moves = [m for m in entry.stores if m.spill == spill]
+            if not moves:
+                continue
+            nbytes = share.of(sum(m.nbytes for m in moves))
+            overwritten = [i for m in moves for i in self._read.pop(m.buffer, ())]
+            piece = self._piece(group, moves, nbytes)
             index = self._move(opcode, Queue.DMA_STORES, group.ops[-1], nbytes, piece, [last, *overwritten], [])
-            stored[move.buffer] = [index]
+            stored |= {m.buffer: [index] for m in moves}
         return stored
 
     def _dtype(self, op: int) -> str:

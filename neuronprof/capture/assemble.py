@@ -48,23 +48,26 @@ def assemble(
 
 
 def _host_operators(tape: Tape, flow: Dataflow, first: int, last: int) -> set[int]:
-    """Operators that ran on the host, since their results are copied to the device later; and copies of what was there already."""
-    signatures, recorder = tape.signatures, tape.recorder
-    arrivals = {i for i, s in enumerate(signatures) if s.name == "neuronprof.h2d"}
-    if not arrivals:
-        return set()
+    """Operators that ran on the host: what was copied to the device afterwards, and the step counters of optimizers."""
+    recorder, counters = tape.recorder, tape.roles.on_host
+    arrivals = {i for i, s in enumerate(tape.signatures) if s.name == "neuronprof.h2d"}
     gone: set[int] = set()
     awaited: set[int] = set()
     for op in range(last - 1, first - 1, -1):
+        results = flow.results(op)
         if recorder.signature[op] in arrivals:
-            awaited.update(flow.results(op))
-        elif recorder.phase[op] == OTHER and any(b in awaited for b in flow.results(op)):
+            awaited.update(results)
+        elif _counts(op, flow, counters) or (recorder.phase[op] == OTHER and any(b in awaited for b in results)):
             gone.add(op)
             awaited.update(flow.reads(op))
-        for buffer in flow.results(op):
-            if recorder.births[buffer] == op:
-                awaited.discard(buffer)
+        awaited.difference_update(b for b in results if recorder.births[b] == op)
     return gone
+
+
+def _counts(op: int, flow: Dataflow, counters: set[int]) -> bool:
+    """Whether an operator reads or advances step counters."""
+    reads = flow.reads(op)
+    return bool(counters) and len(reads) > 0 and reads[0] in counters
 
 
 def _graph(tape: Tape, span: tuple[int, int], places: list[int], gone: set[int]) -> Graph:

@@ -166,7 +166,7 @@ class Attribution:
         self._region_ids = {"": 0}
         self._operator_of: dict[int, int] = {}
         self._last = -1
-        self.on_leaf: Callable[[torch.Tensor], None] = lambda leaf: None
+        self.on_leaf: Callable[[torch.Tensor], None] | None = None
 
     def name_region(self, name: str) -> int:
         """The number of a region; nested names are joined with '/'."""
@@ -213,6 +213,7 @@ class Attribution:
     def _owner(self, leaf: torch.Tensor) -> int:
         known = self.modules.parameters.get(id(leaf))
         if known is None:
-            self.on_leaf(leaf)
+            if self.on_leaf is not None:
+                self.on_leaf(leaf)
             known = self.modules.parameters[id(leaf)] = ("", 0)
         return known[1]

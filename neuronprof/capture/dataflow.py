@@ -1,6 +1,6 @@
 """Dataflow over recorded operators: what feeds a step, and what ran on the host."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 
 from neuronprof.capture.recorder import Recorder
 from neuronprof.graph.ir import Signature
@@ -18,12 +18,12 @@ class Dataflow:
         self._mutates = [() if s.view else s.mutates for s in signatures]
         self._views = [s.view for s in signatures]
 
-    def reads(self, op: int) -> Collection[int]:
+    def reads(self, op: int) -> Sequence[int]:
         """Buffers of the inputs."""
         start = self._pointer[op]
         return self._operands[start : start + self._inputs[self._signature[op]]]
 
-    def results(self, op: int) -> Collection[int]:
+    def results(self, op: int) -> Sequence[int]:
         """Buffers of the results."""
         return self._operands[self._pointer[op] + self._inputs[self._signature[op]] : self._pointer[op + 1]]
 

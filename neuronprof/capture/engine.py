@@ -59,6 +59,7 @@ class Engine(TorchDispatchMode):
         self._policy = Policy(self.note)
         self._operators: dict[Any, Operator] = {}
         self._entries: dict[tuple[Any, ...], Entry] = {}
+        self._in_place: dict[tuple[Any, ...], Plan] = {}
         self._hooks = Hooks(self.tape, self)
         self._depth = 0
 
@@ -249,15 +250,8 @@ class Engine(TorchDispatchMode):
     def _simulate(self, func: Any, operator: Operator, args: Any, kwargs: dict[str, Any]) -> Any:
         sequence = _sequence() - 1
         key, operands = self._call.key(func, args, kwargs)
-        absent = simulated = False
-        for tensor in operands:
-            if isinstance(tensor, Sim):
-                absent = simulated = True
-            elif tensor.is_meta:
-                return func(*args, **kwargs)
-            elif not absent and tensor.numel() > SMALL and tensor.is_floating_point():
-                absent = True
-        if self.tape.host and not simulated:
+        simulated, absent, on_meta = _survey(operands)
+        if on_meta or (self.tape.host and not simulated):
             return func(*args, **kwargs)
         key.append(absent)
         found = tuple(key)
@@ -293,6 +287,8 @@ class Engine(TorchDispatchMode):
         self, func: Any, operator: Operator, args: Any, kwargs: dict[str, Any], operands: Any, absent: bool
     ) -> Plan | None:
         asked = Asked(func, operator.name, args, kwargs, operands, self._policy.shaped)
+        if absent and operator.in_place:
+            return self._decide_in_place(asked)
         if absent:
             return self._policy.plan(asked)
         device = kwargs.get("device")
@@ -301,10 +297,32 @@ class Engine(TorchDispatchMode):
         layouts = [self._call.layout(t) for t in operands]
         return self._policy.too_large(asked) if self._policy.doubtful(layouts) else None
 
+    def _decide_in_place(self, asked: Asked) -> Plan:
+        """Factors change with every step (a bias correction, a schedule), but the results are the operands all the same."""
+        key = (asked.func, *(self._call.layout(t) for t in asked.operands))
+        plan = self._in_place.get(key)
+        if plan is None:
+            plan = self._policy.plan(asked)
+            if plan.reusable:
+                self._in_place[key] = plan
+        return plan
+
     def _dynamic(self, found: tuple[Any, ...], out: Any) -> Entry:
         """The entry of a call whose result depends on values: one for each shape of the result."""
         key = (*found, "->", *(self._call.layout(t) for t in tensors_in(out)))
         return self._entries.setdefault(key, Entry())
+
+
+def _survey(operands: list[Any]) -> tuple[bool, bool, bool]:
+    """(some operand is a Sim, some operand's values are not used, some operand is on the meta device)."""
+    absent = False
+    for tensor in operands:
+        if isinstance(tensor, Sim):
+            return True, True, False
+        if tensor.is_meta:
+            return False, False, True
+        absent = absent or (tensor.numel() > SMALL and tensor.is_floating_point())
+    return False, absent, False
 
 
 def _view(func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:

@@ -55,13 +55,13 @@ class Hooks:
         """Begins to listen."""
         told = self._listener
         handles = [
-            nn_module.register_module_forward_pre_hook(lambda module, args: told.module_begins(module)),
-            nn_module.register_module_forward_hook(lambda module, args, out: told.module_ends(), always_call=True),
-            optim.register_optimizer_step_pre_hook(lambda opt, args, kwargs: told.optimizer_begins(opt)),
-            optim.register_optimizer_step_post_hook(lambda opt, args, kwargs: told.optimizer_ends(opt)),
+            nn_module.register_module_forward_pre_hook(lambda module, _args: told.module_begins(module)),
+            nn_module.register_module_forward_hook(lambda _module, _args, _out: told.module_ends(), always_call=True),
+            optim.register_optimizer_step_pre_hook(lambda opt, _args, _kwargs: told.optimizer_begins(opt)),
+            optim.register_optimizer_step_post_hook(lambda opt, _args, _kwargs: told.optimizer_ends(opt)),
         ]
         self._undo.extend(handle.remove for handle in handles)
-        self._after(optim.Optimizer, "__init__", lambda self, *args: told.optimizer_made(self))
+        self._after(optim.Optimizer, "__init__", told.optimizer_made)
         self._as_host(dataloader.DataLoader, "__iter__")
         self._as_host(dataloader._BaseDataLoaderIter, "__next__")
         self._know_sim()
@@ -77,7 +77,7 @@ class Hooks:
             self._undo.pop()()
 
     def _know_sim(self) -> None:
-        # Optimizers and clip_grad_norm_ choose their path by exact type: without this they would take another one for tensors without values.
+        # Optimizers and clip_grad_norm_ choose their path by exact type; without this it would be another one without values.
         for known in (optim._foreach_supported_types, _foreach_utils._foreach_supported_types):
             if Sim not in known:
                 known.append(Sim)
@@ -89,7 +89,7 @@ class Hooks:
         @functools.wraps(original)
         def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
             out = original(self, *args, **kwargs)
-            tell(self, *args)
+            tell(self)
             return out
 
         self._replace(owner, name, wrapped)

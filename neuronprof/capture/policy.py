@@ -41,14 +41,14 @@ class Policy:
     def results(self, asked: Asked) -> list[torch.Tensor]:
         """The tensors an operator would make, without memory; none if that depends on values."""
         try:
-            return tensors_in(self._dry_run(asked, lambda tensor: True)[0])
+            return tensors_in(self._dry_run(asked, _any)[0])
         except Exception:
             return []
 
     def too_large(self, asked: Asked) -> Plan | None:
         """A plan for an operator on operands with values, if its result is too large to compute; else None."""
         try:
-            out, substitutes = self._dry_run(asked, lambda tensor: True)
+            out, substitutes = self._dry_run(asked, _any)
         except Exception:
             return None  # depends on values, or the user's mistake: the real operator decides
         made = [t for t in tensors_in(out) if all(t is not s for s in substitutes)]
@@ -181,6 +181,10 @@ class Policy:
                 self._note(ITEM)
 
 
+def _any(_tensor: torch.Tensor) -> bool:
+    return True
+
+
 def _substitution(replaced: Callable[[torch.Tensor], bool], make: Callable[[torch.Tensor], Any]) -> _Substitution:
     """Replaces tensors inside arguments, the same one always by the same one."""
     made: dict[int, Any] = {}
@@ -197,7 +201,7 @@ def _substitution(replaced: Callable[[torch.Tensor], bool], make: Callable[[torc
     return stand_in
 
 
-def _taken_apart(out: Any) -> tuple[Any, Sequence[Any]]:
+def _taken_apart(out: Any) -> tuple[Any, Any]:
     """Container and leaves of a result, as a Plan has them."""
     if not isinstance(out, (list, tuple, dict)):
         return None, (out,)

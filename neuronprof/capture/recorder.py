@@ -9,7 +9,7 @@ import torch
 from neuronprof.capture.simtensor import Sim
 
 
-class _Watch(weakref.ref):  # type: ignore[type-arg]
+class _Watch(weakref.ref):
     """A weak reference to a storage that knows its buffer; its callback runs when the memory is really freed."""
 
     __slots__ = ("buffer", "key")

@@ -10,11 +10,14 @@ from neuronprof.terms import Role
 
 
 class Roles:
-    """What is known of buffers beyond their operators, by buffer."""
+    """What is known of buffers beyond their operators, by buffer.
+
+    on_host: step counters, which PyTorch's optimizers keep in host memory unless they are fused or capturable.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self.of: dict[int, tuple[Role, str]] = {}
-        self.on_device: set[int] = set()
+        self.on_host: set[int] = set()
         self._recorder = recorder
         self._names: dict[int, str] = {}
         self._trainable: dict[int, int] = {}
@@ -41,6 +44,10 @@ class Roles:
             self._trainable[key] = tensor.numel()
         self._set(tensor, Role.WEIGHTS, name)
 
+    def leaf(self, tensor: torch.Tensor) -> None:
+        """Notes a tensor that gradients were accumulated for, though it belongs to no module."""
+        self.parameter(tensor, "")
+
     def gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Notes the gradients that an optimizer is about to use."""
         for parameter in _parameters(optimizer):
@@ -50,15 +57,22 @@ class Roles:
 
     def state(self, optimizer: torch.optim.Optimizer) -> None:
         """Notes the state that an optimizer keeps."""
+        counts_on_host = {
+            id(p)
+            for group in optimizer.param_groups
+            if not (group.get("fused") or group.get("capturable"))
+            for p in group["params"]
+        }
         for parameter, state in optimizer.state.items():
             name = self._names.get(id(parameter), "")
             for key, value in _tensors(state):
                 self._set(value, Role.OPTIMIZER_STATE, f"{name}.{key}" if name else key)
+                if key == "step" and id(parameter) in counts_on_host:
+                    self.on_host.add(self._recorder.buffer(value))
 
     def input(self, tensor: torch.Tensor) -> None:
         """Notes a tensor that came from the host."""
         buffer = self._recorder.buffer(tensor, max(len(self._recorder) - 1, 0))
-        self.on_device.add(buffer)
         self.of.setdefault(buffer, (Role.INPUTS, ""))
 
     def _set(self, tensor: torch.Tensor, role: Role, name: str) -> None:

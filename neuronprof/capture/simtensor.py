@@ -88,7 +88,7 @@ class Sim(torch.Tensor):
         """A number that is the same for the same place in the same storage; it is not an address."""
         return int(self.untyped_storage()._cdata + self.storage_offset() * self.element_size())
 
-    def pin_memory(self, device: Any = None) -> "Sim":
+    def pin_memory(self) -> "Sim":
         """Itself: there is no memory to pin."""
         return self
 

@@ -57,6 +57,16 @@ def _index(asked: Asked) -> Plan:
     return plan._replace(notes=tuple(notes), reusable=False)
 
 
+def _batch_norm(asked: Asked) -> Plan:
+    """The kernel keeps statistics in the precision of the weights; PyTorch's shape rule says that of the input."""
+    plan = asked.shaped(asked)
+    weight = asked.args[1]
+    if weight is None:
+        return plan
+    first, *statistics = plan.leaves
+    return plan._replace(leaves=(first, *((*leaf[:3], weight.dtype) for leaf in statistics)))
+
+
 def _grouped_mm(asked: Asked) -> Plan:
     """PyTorch's own rule accepts bfloat16 only."""
     a, b, *rest = asked.args
@@ -82,6 +92,7 @@ SUBSTITUTES: dict[str, Callable[[Asked], Plan]] = {
     "aten._index_put_impl_.default": _index,
     "aten.index_put_.default": _index,
     "aten.index_put.default": _index,
+    "aten.native_batch_norm.default": _batch_norm,
     "aten._grouped_mm.default": _grouped_mm,
     "_c10d_functional.wait_tensor.default": _wait,
 }

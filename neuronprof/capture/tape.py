@@ -41,6 +41,7 @@ class Tape:
     def __init__(self, call: Call, note: Callable[..., None]) -> None:
         self.recording = False
         self.paused = False
+        self.active = False
         self.host = 0
         self.stop_after: int | None = None
         self.on_complete: Callable[[], None] | None = None
@@ -56,13 +57,13 @@ class Tape:
         self._last_backward = -1
         self._mutated = -1
         self._transfers: dict[Any, Entry] = {}
-        self.attribution.on_leaf = lambda leaf: self.roles.parameter(leaf, "")
+        self.attribution.on_leaf = self.roles.leaf
 
     # --- operators
 
     def starts(self, args: Any) -> bool:
         """Whether recording begins with this operator: the first that autograd follows."""
-        if self._started or self.host or not torch.is_grad_enabled():
+        if self._started or self.host or not self.active or not torch.is_grad_enabled():
             return False
         for value in args:
             values = value if type(value) is list or type(value) is tuple else (value,)
@@ -76,6 +77,17 @@ class Tape:
         self._started = True
         self._update()
 
+    def resume(self) -> None:
+        """The mode is entered."""
+        self.active = True
+        self._update()
+
+    def suspend(self) -> None:
+        """The mode is left."""
+        self.end_mutation()
+        self.active = False
+        self._update()
+
     def stop(self) -> None:
         """Ends recording for good."""
         self.end_mutation()
@@ -83,7 +95,7 @@ class Tape:
         self._update()
 
     def _update(self) -> None:
-        self.recording = self._started and not (self.paused or self.host or self._skipping)
+        self.recording = self._started and self.active and not (self.paused or self.host or self._skipping)
 
     def record(
         self, entry: Entry, call: tuple[Operator, Any, dict[str, Any]], operands: list[Any], out: Any, sequence: int

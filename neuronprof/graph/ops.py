@@ -79,7 +79,7 @@ def _elements(rule: Rule, name: str, signature: Signature) -> int:
         return written[0].numel if written else 0
     if "_foreach_" in signature.name:
         return sum(t.numel for t in signature.inputs[: len(written)])
-    if rule.kind in (OpKind.GATHER, OpKind.TRANSFER, *_OVERWRITES):
+    if rule.kind in (OpKind.GATHER, *_OVERWRITES):
         return sum(t.numel for t in written)
     return max((t.numel for t in (*signature.inputs, *signature.outputs)), default=0)
 

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from neuronprof.compile import levels, tile
 from neuronprof.compile.builder import ProgramBuilder
@@ -50,6 +50,25 @@ class _Share:
         return parts[len(parts) * self.number // self.count : len(parts) * (self.number + 1) // self.count]
 
 
+@dataclass(slots=True)
+class _Ring:
+    """What a group moves on one DMA ring: bytes in all, contiguous bytes of a run on average, and what its DMA has to wait for."""
+
+    opcode: Opcode
+    queue: Queue
+    buffers: list[int]
+    nbytes: int
+    run: int
+    after: list[int] = field(default_factory=list)
+    last: int = -1
+
+
+def _ring(group: Group, opcode: Opcode, queue: Queue, moves: list[Move]) -> _Ring:
+    runs = [(m.nbytes, max(1, min(m.nbytes, group.pieces.get(m.buffer, m.nbytes)))) for m in moves]
+    nbytes = sum(size for size, _ in runs)
+    return _Ring(opcode, queue, [m.buffer for m in moves], nbytes, nbytes // sum(-(-size // run) for size, run in runs))
+
+
 class _Lowering:
     """State of a lowering: where each buffer's data stands and what still occupies SBUF."""
 
@@ -58,6 +77,7 @@ class _Lowering:
         self.works = works
         self.tensor = chip.tensor
         self.working = working
+        self.partitions = int(chip.memory.partitions)
         self.builder = ProgramBuilder()
         self.spans: list[tuple[int, int]] = []  # first and last instruction of each group
         self._made: dict[int, int] = {}  # buffer: instruction after which SBUF has it
@@ -124,20 +144,24 @@ class _Lowering:
         count = max((len(parts) for _, parts in cut), default=count)
         passes = self._passes(group)
         resident = {self._made.get(b, -1) for b in entry.resident}
+        loads, stores = self._load_rings(group, entry, again), self._store_rings(group, entry)
         tiles: list[int] = []
-        loads: list[int] = []
-        stored: dict[int, list[int]] = {}
+        loaded: list[int] = []
         for i in range(count):
             share = _Share(i, count)
             space = self._make_room(share.of(total))
-            loads = self._loads(group, entry, again, share, space)
+            # Queues run in order: what the first tile waits for, the others have behind them.
+            loaded = [self._move(ring, group.ops[0], share, ring.after if i == 0 else (), space) for ring in loads]
             products = [(op, part) for op, parts in cut for part in share.among(parts)]
-            tiles.append(self._engines(products, passes, share, {*loads, *resident}, tiles))
+            tiles.append(self._engines(products, passes, share, {*loaded, *(resident if i == 0 else ())}, tiles))
             self._tiles.append((share.of(total), tiles[-1]))
-            stored |= self._stores(group, entry, share, tiles[-1])
-        self._stored |= stored
+            for ring in stores:
+                after = [tiles[-1], *(ring.after if i == 0 else ())]
+                ring.last = self._move(ring, group.ops[-1], share, after, [])
         for move in entry.loads:
-            self._read[move.buffer] += loads
+            self._read[move.buffer] += loaded
+        for ring in stores:
+            self._stored |= {buffer: [ring.last] for buffer in ring.buffers}
         for buffer in group.writes:
             self._made[buffer] = tiles[-1]
 
@@ -151,33 +175,38 @@ class _Lowering:
             return 0
         return sum(tile.read_again(g, self._itemsize(op), self.working) for op, g in gemms)
 
-    def _loads(self, group: Group, entry: GroupPlan, again: int, share: "_Share", space: list[int]) -> list[int]:
-        """One DMA a ring for this tile; each waits until the tiles before have left room for it. again: bytes read once more."""
-        rings: dict[tuple[Queue, Opcode], list[Move]] = defaultdict(list)
+    def _load_rings(self, group: Group, entry: GroupPlan, again: int) -> list["_Ring"]:
+        """The group's loads by ring; each waits until HBM has what it loads. again: bytes that the first one reads once more."""
+        moves: dict[tuple[Queue, Opcode], list[Move]] = defaultdict(list)
         gather = group.kind is OpKind.GATHER
         for move in entry.loads:
             weights = self.graph.buffers[move.buffer].role in _FROM_WEIGHTS_RING
             opcode = Opcode.SPILL_RELOAD if move.spill else Opcode.DMA_GATHER if gather else Opcode.DMA_LOAD
-            rings[Queue.DMA_WEIGHTS if weights else Queue.DMA_ACTIVATIONS, opcode].append(move)
-        loads = []
-        for number, ((queue, opcode), moves) in enumerate(rings.items()):
-            nbytes = share.of(sum(m.nbytes for m in moves) + (again if number == 0 else 0))
-            piece = self._piece(group, moves, nbytes)
-            written = [i for m in moves for i in self._stored.get(m.buffer, ())]
-            loads.append(self._move(opcode, queue, group.ops[0], nbytes, piece, written, space))
-        return loads
+            moves[Queue.DMA_WEIGHTS if weights else Queue.DMA_ACTIVATIONS, opcode].append(move)
+        rings = [_ring(group, opcode, queue, listed) for (queue, opcode), listed in moves.items()]
+        for ring in rings:
+            ring.after = [i for b in ring.buffers for i in self._stored.get(b, ())]
+        if rings:
+            rings[0].nbytes += again
+        return rings
 
-    def _move(
-        self, opcode: Opcode, queue: Queue, op: int, nbytes: int, piece: int, data: Iterable[int], space: Iterable[int]
-    ) -> int:
-        return self.builder.add(opcode, queue, op, (nbytes, piece, 0, 0), dtype=self._dtype(op), data=data, space=space)
+    def _store_rings(self, group: Group, entry: GroupPlan) -> list["_Ring"]:
+        """The group's stores; the first tile's wait for those who still read what they overwrite."""
+        rings = []
+        for spill, opcode in ((False, Opcode.DMA_STORE), (True, Opcode.SPILL_SAVE)):
+            moves = [m for m in entry.stores if m.spill == spill]
+            if moves:
+                ring = _ring(group, opcode, Queue.DMA_STORES, moves)
+                ring.after = [i for m in moves for i in self._read.pop(m.buffer, ())]
+                rings.append(ring)
+        return rings
 
-    def _piece(self, group: Group, moves: list[Move], nbytes: int) -> int:
-        """Contiguous bytes that one DMA descriptor moves: a run in HBM, cut over the 128 partitions of SBUF; the mean over the tensors."""
-        runs = [(m.nbytes, min(m.nbytes, group.pieces.get(m.buffer, m.nbytes))) for m in moves]
-        whole = sum(size for size, _ in runs)
-        run = whole // max(1, sum(-(-size // max(run, 1)) for size, run in runs))
-        return max(1, run if group.kind is OpKind.GATHER else min(run, nbytes // 128))
+    def _move(self, ring: "_Ring", op: int, share: "_Share", data: Iterable[int], space: Iterable[int]) -> int:
+        """One tile's DMA on a ring. A piece is a run in HBM, cut over the 128 partitions of SBUF."""
+        nbytes = share.of(ring.nbytes)
+        piece = ring.run if ring.opcode is Opcode.DMA_GATHER else min(ring.run, nbytes // self.partitions)
+        operands = (nbytes, max(1, piece), 0, 0)
+        return self.builder.add(ring.opcode, ring.queue, op, operands, dtype=self._dtype(op), data=data, space=space)
 
     def _make_room(self, nbytes: int) -> list[int]:
         """The tiles that have to be done before this many bytes fit beside the others in flight."""
@@ -237,20 +266,6 @@ class _Lowering:
             last = self.builder.add(opcode, queue, op, operands, dtype=self._dtype(op), data=ready)
             ready = {last}
         return last
-
-    def _stores(self, group: Group, entry: GroupPlan, share: "_Share", last: int) -> dict[int, list[int]]:
-        """Stores of this tile, by buffer; they wait for those who still read what they overwrite."""
-        stored: dict[int, list[int]] = {}
-        for spill, opcode in ((False, Opcode.DMA_STORE), (True, Opcode.SPILL_SAVE)):
-            moves = [m for m in entry.stores if m.spill == spill]
-            if not moves:
-                continue
-            nbytes = share.of(sum(m.nbytes for m in moves))
-            overwritten = [i for m in moves for i in self._read.pop(m.buffer, ())]
-            piece = self._piece(group, moves, nbytes)
-            index = self._move(opcode, Queue.DMA_STORES, group.ops[-1], nbytes, piece, [last, *overwritten], [])
-            stored |= {m.buffer: [index] for m in moves}
-        return stored
 
     def _dtype(self, op: int) -> str:
         signature = self.graph.signatures[self.graph.signature[op]]

@@ -1,0 +1,1 @@
+"""Draws finished results: it never sums."""

@@ -1,0 +1,124 @@
+"""How the figures look: one font, few lines, labels that line up."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bokeh.plotting import figure as Figure
+
+FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
+INK, FAINT, LINE, PAPER = "#1b2330", "#667080", "#e4e7ec", "#ffffff"
+LIMIT = "#b42318"
+TOOLBAR = 34  # right of the plots
+
+CONTROL_CSS = f"""
+:host {{ margin: 0 8px 0 0; }}
+.bk-input {{
+  font: 500 12px {FONT}; color: {INK}; height: 28px; padding: 2px 26px 2px 10px;
+  border: 1px solid #d0d5dd; border-radius: 6px; background-color: {PAPER};
+}}
+"""
+
+
+def script(*names: str, then: str) -> str:
+    """JavaScript of the package's own files, followed by what to do with it."""
+    folder = files("neuronprof.view")
+    return "\n".join([*((folder / name).read_text(encoding="utf-8") for name in names), then])
+
+
+def apply(plot: "Figure", gutter: int) -> None:
+    """The common look of a plot over time."""
+    plot.min_border_left = gutter
+    plot.min_border_right = 10
+    plot.min_border_top = plot.min_border_bottom = 4
+    plot.outline_line_color = LINE
+    plot.background_fill_color = plot.border_fill_color = PAPER
+    plot.xgrid.grid_line_color = plot.ygrid.grid_line_color = LINE
+    plot.axis.axis_line_color = None
+    plot.axis.major_tick_line_color = plot.axis.minor_tick_line_color = None
+    plot.axis.major_label_text_font = FONT
+    plot.axis.major_label_text_font_size = "11px"
+    plot.axis.major_label_text_color = FAINT
+    plot.xaxis.ticker.desired_num_ticks = 8
+
+
+def bare(plot: "Figure") -> None:
+    """Nothing but what is drawn in it."""
+    plot.axis.visible = False
+    plot.grid.visible = False
+    plot.outline_line_color = None
+    plot.min_border = 0
+    plot.background_fill_color = plot.border_fill_color = PAPER
+
+
+def label_axis(axis: Any) -> None:
+    """An axis whose labels are names of rows."""
+    axis.major_label_text_font_size = "12px"
+    axis.major_label_text_color = INK
+    axis.major_label_standoff = 10
+
+
+def quantity_axis(plot: "Figure", label: str, code: str, top: float) -> None:
+    """A value axis with two labels and the plot's name left of them."""
+    from bokeh.models import CustomJSTickFormatter, FixedTicker
+
+    plot.xaxis.visible = False
+    plot.yaxis.ticker = FixedTicker(ticks=[0, top / 2, top])
+    plot.yaxis.formatter = CustomJSTickFormatter(code=script("format.js", then=code))
+    plot.yaxis.axis_label = label
+    plot.yaxis.axis_label_orientation = "horizontal"
+    plot.yaxis.axis_label_text_font = FONT
+    plot.yaxis.axis_label_text_font_size = "12px"
+    plot.yaxis.axis_label_text_font_style = "normal"
+    plot.yaxis.axis_label_text_color = INK
+
+
+def limit(plot: "Figure", value: float, text: str) -> None:
+    """A dashed line that the machine cannot exceed, with its name."""
+    from bokeh.models import Label, Span
+
+    plot.add_layout(Span(location=value, dimension="width", line_color=LIMIT, line_dash=[5, 4], line_width=1, line_alpha=0.8))
+    plot.add_layout(
+        Label(
+            x=6, y=value, x_units="screen", text=text, text_font=FONT, text_font_size="10px", text_color=LIMIT, y_offset=1,
+            text_baseline="bottom",
+        )
+    )  # fmt: skip
+
+
+def keys(plot: "Figure", areas: Sequence[tuple[Any, str]]) -> None:
+    """What the layers of a stack are, in a line at its top."""
+    from bokeh.models import Legend, LegendItem
+
+    legend = Legend(items=[LegendItem(label={"value": name}, renderers=[area]) for area, name in areas])
+    legend.orientation, legend.location = "horizontal", "top_right"
+    legend.label_text_font, legend.label_text_font_size, legend.label_text_color = FONT, "11px", INK
+    legend.glyph_width = legend.glyph_height = 12
+    legend.label_standoff, legend.spacing, legend.padding, legend.margin = 4, 10, 2, 3
+    legend.border_line_color, legend.background_fill_color, legend.background_fill_alpha = None, PAPER, 0.7
+    plot.add_layout(legend)
+
+
+def tooltip(rows: Sequence[tuple[str, str]]) -> str:
+    """A small table; the second of each pair is a field, which Bokeh puts in as text."""
+    cells = "".join(
+        f'<span style="color:{FAINT}">{label}</span><span style="white-space:pre">{field}</span>' for label, field in rows
+    )
+    return f'<div style="{_TIP}"><div style="{_GRID}">{cells}</div></div>'
+
+
+def event_tooltip(field: str) -> str:
+    """A title over a column of labels and one of values, all of them fields."""
+    columns = (
+        f'<span style="white-space:pre;color:{FAINT}">{field}{{labels}}</span>'
+        f'<span style="white-space:pre">{field}{{values}}</span>'
+    )
+    return (
+        f'<div style="{_TIP}"><div style="font-weight:600;margin-bottom:4px">{field}{{title}}</div>'
+        f'<div style="{_GRID}">{columns}</div></div>'
+    )
+
+
+_TIP = f"font:12px/1.5 {FONT};color:{INK};padding:2px 4px".replace('"', "'")
+_GRID = "display:grid;grid-template-columns:max-content auto;column-gap:14px"

@@ -1,0 +1,107 @@
+"""The rows of the timeline, what they are called, and the colours of what stands in them."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from neuronprof.terms import Engine, Phase, Role
+
+# Okabe and Ito's colours, told apart with any colour vision, and four of Paul Tol's for opcodes that meet on one screen.
+BLUE, VERMILLION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+ORANGE, SKY, YELLOW, GREY = "#e69f00", "#56b4e9", "#f0e442", "#9aa1ab"
+INDIGO, TEAL, WINE, SAND = "#332288", "#44aa99", "#882255", "#ddcc77"
+PALE, PALER = "#d5dae1", "#e6e9ee"
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW, GREY, INDIGO, TEAL, WINE, SAND, PALE, PALER)
+_ON_DARK = frozenset((BLUE, VERMILLION, GREEN, INDIGO, WINE))
+TEXT_PALETTE = tuple("#ffffff" if colour in _ON_DARK else "#1b2330" for colour in PALETTE)
+
+PHASE_COLOURS: Mapping[str, str] = {
+    Phase.FORWARD: BLUE,
+    Phase.BACKWARD: VERMILLION,
+    Phase.RECOMPUTE: PURPLE,
+    Phase.OPTIMIZER: GREEN,
+    Phase.EVALUATION: ORANGE,
+}
+OPCODE_COLOURS = {
+    "MATMUL": BLUE,
+    "ACTIVATE": GREEN,
+    "TENSOR_TENSOR": ORANGE,
+    "TENSOR_SCALAR": YELLOW,
+    "TENSOR_REDUCE": PURPLE,
+    "DMA_LOAD": SKY,
+    "DMA_STORE": INDIGO,
+    "DMA_GATHER": TEAL,
+    "SPILL_SAVE": VERMILLION,
+    "SPILL_RELOAD": VERMILLION,
+    "AllReduce": WINE,
+    "AllGather": TEAL,
+    "ReduceScatter": SAND,
+}
+ENGINE_COLOURS: Mapping[str, str] = {
+    Engine.TENSOR: BLUE,
+    Engine.VECTOR: ORANGE,
+    Engine.SCALAR: GREEN,
+    Engine.GPSIMD: PURPLE,
+    Engine.SYNC: SAND,
+    Engine.DMA: SKY,
+    Engine.CC: VERMILLION,
+    Engine.NEURONLINK: WINE,
+    Engine.EFA: INDIGO,
+}
+ROLE_COLOURS: Mapping[str, str] = {
+    Role.WEIGHTS: BLUE,
+    Role.OPTIMIZER_STATE: GREEN,
+    Role.GRADIENTS: VERMILLION,
+    Role.ACTIVATIONS: SKY,
+    Role.INPUTS: YELLOW,
+    Role.WORKSPACE: PURPLE,
+}
+
+STEP, PHASE = "step", "phase"  # the two bands above the engines
+_ORDER = (STEP, PHASE, *(e.value for e in Engine if e is not Engine.HBM))
+_LABELS = {STEP: "Step", PHASE: "Phase", "gpsimd": "GpSimd", "dma": "DMA", "cc": "Collectives", "neuronlink": "NeuronLink", "efa": "EFA"}
+_DMA_QUEUES = ("weights", "activations", "stores", "host copies")
+
+
+class Row(NamedTuple):
+    """One row: an engine or a band, its queue, and the lane among events of that queue that overlap."""
+
+    place: int
+    engine: str
+    queue: int
+    lane: int
+
+
+def row(engine: str, queue: int = 0, lane: int = 0) -> Row:
+    """The row of an event; rows sort from top to bottom, engines nobody knows last."""
+    return Row(_ORDER.index(engine) if engine in _ORDER else len(_ORDER), engine, queue, lane)
+
+
+def labels(rows: Iterable[Row]) -> list[str]:
+    """What stands left of each row; a queue is named where its engine has several, a lane only at its first row."""
+    rows = list(rows)
+    queues: dict[str, set[int]] = {}
+    for at in rows:
+        queues.setdefault(at.engine, set()).add(at.queue)
+    return ["" if at.lane else _label(at, len(queues[at.engine]) > 1) for at in rows]
+
+
+def _label(at: Row, several: bool) -> str:
+    name = _LABELS.get(at.engine, at.engine.capitalize())
+    if at.engine == Engine.DMA and 0 <= at.queue < len(_DMA_QUEUES):
+        return f"{name} {_DMA_QUEUES[at.queue]}"
+    return f"{name} {at.queue}" if several else name
+
+
+def phase_colour(phase: str) -> int:
+    """Where in the palette a phase's colour stands."""
+    return PALETTE.index(PHASE_COLOURS.get(phase, GREY))
+
+
+def opcode_colour(name: str) -> int:
+    """Where in the palette an opcode's or collective's colour stands."""
+    return PALETTE.index(OPCODE_COLOURS.get(name, GREY))
+
+
+def engine_colour(engine: str) -> int:
+    """Where in the palette an engine's colour stands."""
+    return PALETTE.index(ENGINE_COLOURS.get(engine, GREY))

@@ -82,13 +82,10 @@ class Cluster:
     def _costs(self, program: Program) -> tuple[Costs, dict[int, Transfer]]:
         job = self.job
         duration = cost.durations(program, job.chip, job.lnc, min(job.world, job.ranks_per_chip))
-        hbm = np.zeros(len(program), np.int64)
         transfers = {i: collective(call, job.chip, job.ranks_per_chip) for i, call in program.collectives.items()}
-        moved = np.array([[t.hbm, 1 << 20, 0, 0] for t in transfers.values()], np.int64).reshape(-1, 4)
-        served = cost.dma(moved, job.chip, job.lnc, min(job.world, job.ranks_per_chip))
-        for (i, transfer), time in zip(transfers.items(), served.tolist(), strict=True):
-            duration[i], hbm[i] = transfer.picoseconds, time
-        return Costs(duration, hbm, int(job.chip.dma.start * cost.PICOSECONDS)), transfers
+        for i, transfer in transfers.items():
+            duration[i] = transfer.picoseconds
+        return Costs(duration, int(job.chip.dma.start * cost.PICOSECONDS)), transfers
 
     def _on_lanes(self, program: Program, costs: Costs, order: np.ndarray, begin: int) -> Timing:
         job = self.job

@@ -40,8 +40,6 @@ def recurrence(program: Program, costs: Costs, order: np.ndarray, factor: np.nda
         free[queue], last[queue] = timing.end[i], i
         if served[i]:
             hbm, hbm_last = timing.end[i], i
-        elif costs.hbm[i]:
-            hbm, hbm_last = np.maximum(hbm, start) + costs.hbm[i], i
     return timing
 
 

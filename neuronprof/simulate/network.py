@@ -23,15 +23,13 @@ _ROUNDS = {
 class Transfer:
     """A collective on the links.
 
-    picoseconds: from the last rank's arrival to the end; neuronlink, efa: bytes that one rank sends on each;
-    hbm: bytes that it reads and writes in HBM.
+    picoseconds: from the last rank's arrival to the end; neuronlink, efa: bytes that one rank sends on each.
     """
 
     picoseconds: int
     algorithm: Algorithm
     neuronlink: int
     efa: int
-    hbm: int
 
 
 def collective(call: CollectiveCall, chip: Chip, ranks_per_chip: int) -> Transfer:
@@ -54,7 +52,7 @@ def collective(call: CollectiveCall, chip: Chip, ranks_per_chip: int) -> Transfe
         between = _algorithm(shard, servers, chip.efa)
         seconds += rounds * _steps(between, servers) * chip.efa.latency + _wire(outside, chip.efa, sharing)
         algorithm = Algorithm.HIERARCHICAL
-    return Transfer(max(1, round(seconds * PICOSECONDS)), algorithm, sent, outside, 2 * (sent + outside))
+    return Transfer(max(1, round(seconds * PICOSECONDS)), algorithm, sent, outside)
 
 
 def _algorithm(nbytes: int, ranks: int, link: Link) -> Algorithm:

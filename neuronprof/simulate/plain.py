@@ -40,7 +40,7 @@ class _Rank:
 
     def __init__(self, program: Program, costs: Costs) -> None:
         n = len(program)
-        self.duration, self.hbm_time, self.dma_start = costs.duration.tolist(), costs.hbm.tolist(), costs.dma_start
+        self.duration, self.dma_start = costs.duration.tolist(), costs.dma_start
         self.served, self.queue = served_by_hbm(program).tolist(), program.queue.tolist()
         self.ptr, self.deps, self.cause = (
             program.deps_ptr.tolist(),
@@ -78,8 +78,6 @@ class _Rank:
         self.free[queue], self.last[queue] = self.end[i], i
         if self.served[i]:
             self.hbm_free, self.hbm_last = self.end[i], i
-        elif self.hbm_time[i]:
-            self.hbm_free, self.hbm_last = max(self.hbm_free, start) + self.hbm_time[i], i
         return i
 
     def release(self, i: int) -> None:

@@ -20,12 +20,10 @@ _DMA_QUEUES = [int(q) for q in Queue if q.name.startswith("DMA")]
 class Costs:
     """What the instructions of one program take, in picoseconds.
 
-    duration: on their queue, int64[n]; hbm: in HBM beside that (collectives), int64[n];
-    dma_start: from the moment a DMA may start to its first byte.
+    duration: on their queue, int64[n]; dma_start: from the moment a DMA may start to its first byte.
     """
 
     duration: np.ndarray
-    hbm: np.ndarray
     dma_start: int
 
 

@@ -174,7 +174,8 @@ def _shifted(buffer: Buffer, start: int, stop: int) -> Buffer:
     if buffer.birth >= stop or 0 <= buffer.death < start:
         return replace(buffer, nbytes=0, birth=-1, death=-1)
     birth = buffer.birth - start if start <= buffer.birth else -1
-    death = buffer.death - start if 0 <= buffer.death < stop else -1
+    # What is freed after the slice's last operator was alive at its end: whether that was before the next one began, nobody can tell.
+    death = buffer.death - start if 0 <= buffer.death < stop - 1 else -1
     return replace(buffer, birth=birth, death=death)
 
 

@@ -131,7 +131,9 @@ def recording(path: str | Path = "trace.parquet", **options: Any) -> AbstractCon
 
 
 def record(script: str | Path, *arguments: str, **options: Any) -> Any:
-    """Runs a training script as `neuronprof record` does: record("train.py", "--epochs", "1", dp=8, output="trace.parquet").
+    """Runs a training script as `neuronprof record` does.
+
+    Example: neuronprof.record("train.py", "--epochs", "1", dp=8, output="trace.parquet").
 
     Args:
         script: what to run, as `__main__`.

@@ -13,9 +13,17 @@ import re
 
 import numpy as np
 
+from neuronprof.trace import schema
 from neuronprof.trace.writer import TraceWriter
 
-KIND = {"dma": "transfer", "hbm": "transfer", "neuronlink": "transfer", "efa": "transfer", "cc": "collective", "host": "marker"}
+KIND = {
+    "dma": "transfer",
+    "hbm": "transfer",
+    "neuronlink": "transfer",
+    "efa": "transfer",
+    "cc": "collective",
+    "host": "marker",
+}
 NAME = {"tensor": "MATMUL", "vector": "TENSOR_TENSOR", "scalar": "ACTIVATE", "gpsimd": "CUSTOM_OP", "dma": "DMA_LOAD", "hbm": "DMA_LOAD",
         "cc": "AllReduce", "neuronlink": "AllReduce", "efa": "AllReduce", "host": "LAUNCH"}  # fmt: skip
 MACHINE = {"peak_flops": {"bf16": 1e12, "fp8": 2e12, "fp32": 0.25e12}, "hbm_bandwidth": 1e11, "hbm_capacity": 1000,
@@ -33,7 +41,8 @@ def rows(picture, about=None, scale=1):
         engine, _, queue = track.partition(":")
         for run in re.finditer(r"(~*)(([^.~])\3*)", drawn):
             event = {
-                "rank": rank, "chip": rank // 4, "core": rank % 4, "engine": engine, "queue": int(queue or 0), "kind": KIND.get(engine, "compute"),
+                "rank": rank, "chip": rank // 4, "core": rank % 4, "engine": engine, "queue": int(queue or 0),
+                "kind": KIND.get(engine, "compute"),
                 "name": NAME[engine], "start_ts": run.start(2) * scale, "duration_ns": len(run[2]) * scale, "wait_ns": len(run[1]) * scale,
                 "wait_for": "peer" if run[1] else "none",
             }  # fmt: skip
@@ -60,8 +69,9 @@ def write(path, events, segments=None, operators=None, **metadata):
     columns = {}
     for name in dict.fromkeys(key for event in events for key in event):
         values = [event.get(name) for event in events]
-        words = any(isinstance(value, str) for value in values)
-        columns[name] = values if words or name == "deps" else np.array([0 if v is None else v for v in values])
+        columns[name] = (
+            values if name in schema.STRINGS or name == "deps" else np.array([0 if v is None else v for v in values])
+        )
     about = {"machine": {"rank": MACHINE}, **({"segments": segments} if segments else {}), **metadata}
     with TraceWriter(path) as writer:
         if events:

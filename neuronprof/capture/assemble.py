@@ -5,7 +5,7 @@ from itertools import accumulate
 import numpy as np
 
 from neuronprof.capture import segments
-from neuronprof.capture.attribution import OTHER
+from neuronprof.capture.attribution import EVALUATION, FORWARD, OTHER
 from neuronprof.capture.dataflow import Dataflow
 from neuronprof.capture.recorder import Recorder
 from neuronprof.capture.tape import Tape
@@ -42,7 +42,7 @@ def assemble(
     first, last = spans[0][2][0], spans[-1][2][1]
     gone = _host_operators(tape, flow, first, last)
     places = [0, *accumulate(0 if op in gone else 1 for op in range(first, last))]
-    graph = _graph(tape, (first, last), places, gone)
+    graph = _graph(tape, flow, (first, last), places, gone)
     made = tuple(Segment(kind, n, places[a - first], places[b - first]) for kind, n, (a, b) in spans)
     return Recording(graph, made, values, tape.roles.parameters, dict(notes), *run)
 
@@ -70,10 +70,10 @@ def _counts(op: int, flow: Dataflow, counters: set[int]) -> bool:
     return bool(counters) and len(reads) > 0 and reads[0] in counters
 
 
-def _graph(tape: Tape, span: tuple[int, int], places: list[int], gone: set[int]) -> Graph:
+def _graph(tape: Tape, flow: Dataflow, span: tuple[int, int], places: list[int], gone: set[int]) -> Graph:
     recorder, (first, last) = tape.recorder, span
     ops = [op for op in range(first, last) if op not in gone]
-    buffers, number = _buffers(tape, span, places, ops)
+    buffers, number = _buffers(tape, flow, span, places, ops)
     pointer = recorder.operand_ptr
     operands: list[int] = []
     ends = [0]
@@ -101,7 +101,7 @@ def _graph(tape: Tape, span: tuple[int, int], places: list[int], gone: set[int])
 
 
 def _buffers(
-    tape: Tape, span: tuple[int, int], places: list[int], ops: list[int]
+    tape: Tape, flow: Dataflow, span: tuple[int, int], places: list[int], ops: list[int]
 ) -> tuple[tuple[Buffer, ...], dict[int, int]]:
     """The buffers that the kept operators touch, and what stays on the device untouched; with their new numbers."""
     recorder, (first, last) = tape.recorder, span
@@ -111,11 +111,12 @@ def _buffers(
         death = recorder.deaths[buffer]
         if role in _STAYS and recorder.first_use[buffer] < last and not 0 <= death < first:
             touched.add(buffer)
+    fed = {b for op in ops if recorder.phase[op] in (FORWARD, EVALUATION) for b in flow.reads(op)}
     number = {old: new for new, old in enumerate(sorted(touched))}
     made = []
     for buffer in number:
         birth, death = _birth(tape, buffer), recorder.deaths[buffer]
-        role, name = tape.roles.of.get(buffer) or (_role(recorder, buffer), "")
+        role, name = tape.roles.of.get(buffer) or (_role(recorder, buffer, buffer in fed), "")
         made.append(
             Buffer(
                 recorder.nbytes[buffer],
@@ -136,10 +137,13 @@ def _birth(tape: Tape, buffer: int) -> int:
     return recorder.first_use[buffer] if birth < 0 and role not in _STAYS else birth
 
 
-def _role(recorder: Recorder, buffer: int) -> Role:
+def _role(recorder: Recorder, buffer: int, fed: bool) -> Role:
+    """The role of a buffer of which nothing else is known; fed: a forward reads it."""
     birth, death = recorder.births[buffer], recorder.deaths[buffer]
+    if birth < 0 and not fed:
+        return Role.WEIGHTS  # kept by the script beside the model: an average of its weights
     if birth < 0 or recorder.phase[birth] == OTHER:
-        return Role.INPUTS
+        return Role.INPUTS if fed else Role.WORKSPACE
     if 0 <= death < len(recorder) and recorder.phase[death] == recorder.phase[birth]:
         return Role.WORKSPACE
     return Role.ACTIVATIONS

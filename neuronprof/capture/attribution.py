@@ -74,7 +74,7 @@ class Modules:
                 self._known[module] = self._intern(f"{name}.{inner}" if inner else name)
         for inner, tensor in [*root.named_parameters(), *root.named_buffers()]:
             path = f"{name}.{inner}"
-            self.parameters.setdefault(id(tensor), (path, self._intern(path.rpartition(".")[0])))
+            self.parameters[id(tensor)] = (path, self._intern(path.rpartition(".")[0]))
         return self._known[root]
 
     def _intern(self, path: str) -> int:
@@ -212,8 +212,8 @@ class Attribution:
 
     def _owner(self, leaf: torch.Tensor) -> int:
         known = self.modules.parameters.get(id(leaf))
-        if known is None:
-            if self.on_leaf is not None:
-                self.on_leaf(leaf)
-            known = self.modules.parameters[id(leaf)] = ("", 0)
-        return known[1]
+        if known is not None:
+            return known[1]
+        if self.on_leaf is not None:
+            self.on_leaf(leaf)
+        return 0

@@ -232,7 +232,7 @@ class Engine(TorchDispatchMode):
         layouts = [self._call.layout(t) for t in operands]
         if operator.view or operator.dynamic or not self._policy.doubtful(layouts):
             return False
-        results = self._policy.results(Asked(func, operator.name, args, kwargs, operands, self._policy.shaped))
+        results = self._policy.results(Asked(func, operator, args, kwargs, operands, self._policy.shaped))
         signature = self._call.signature(operator, args, kwargs, results, False)
         made = 0 if operator.written else sum(t.nbytes for t in results)
         assert self._budget is not None
@@ -286,7 +286,7 @@ class Engine(TorchDispatchMode):
     def _decide(
         self, func: Any, operator: Operator, args: Any, kwargs: dict[str, Any], operands: Any, absent: bool
     ) -> Plan | None:
-        asked = Asked(func, operator.name, args, kwargs, operands, self._policy.shaped)
+        asked = Asked(func, operator, args, kwargs, operands, self._policy.shaped)
         if absent and operator.in_place:
             return self._decide_in_place(asked)
         if absent:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from neuronprof.capture.signatures import Operator
 from neuronprof.capture.simtensor import Sim
 
 SMALL = 4096
@@ -35,7 +36,7 @@ class Asked:
     """A call to plan for; shaped: makes the plan of a similar call from PyTorch's own shape rules."""
 
     func: Any
-    name: str
+    operator: Operator
     args: Sequence[Any]
     kwargs: dict[str, Any]
     operands: Sequence[torch.Tensor]
@@ -43,8 +44,10 @@ class Asked:
 
 
 def absent(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's values are not used: it has none, or it is a large float tensor."""
-    return isinstance(tensor, Sim) or (tensor.numel() > SMALL and tensor.is_floating_point())
+    """Whether a tensor's values are not used: it has none, or it is a large dense float tensor."""
+    if isinstance(tensor, Sim):
+        return True
+    return tensor.numel() > SMALL and tensor.is_floating_point() and tensor.layout is torch.strided
 
 
 def invented(name: str, dtype: torch.dtype) -> Any:

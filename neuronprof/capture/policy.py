@@ -61,7 +61,7 @@ class Policy:
         Raises:
             Exception: what PyTorch raises for these operands (a mistake in the script).
         """
-        substitute = SUBSTITUTES.get(asked.name)
+        substitute = SUBSTITUTES.get(asked.operator.name)
         try:
             return substitute(asked) if substitute else self.shaped(asked)
         except Exception:
@@ -71,7 +71,8 @@ class Policy:
 
     def shaped(self, asked: Asked) -> Plan:
         """A plan from PyTorch's own shape rules."""
-        out, substitutes = self._dry_run(asked, absent)
+        # What an operator writes must be recognised in its result, also where it has values.
+        out, substitutes = self._dry_run(asked, _any if asked.operator.written else absent)
         return self._plan(asked, out, substitutes)
 
     def _dry_run(self, asked: Asked, replaced: Callable[[torch.Tensor], bool]) -> tuple[Any, list[Any]]:
@@ -102,6 +103,8 @@ class Policy:
                 return "constant", value
             if id(value) in same:
                 return "input", same[id(value)]
+            if value.layout is not torch.strided:
+                raise NotImplementedError("a sparse tensor needs its indices")
             shape, base = tuple(value.shape), storages.get(value.untyped_storage()._cdata)
             if base is not None:
                 return "view", base, shape, value.stride(), value.storage_offset()
@@ -132,7 +135,7 @@ class Policy:
             return "constant", value
 
         container, leaves = _taken_apart(out)
-        note = f"{asked.name} depends on values: run on zeros"
+        note = f"{asked.operator.name} depends on values: run on zeros"
         return Plan(container, tuple(leaf(v) for v in leaves), (note,), reusable=False)
 
     # --- building

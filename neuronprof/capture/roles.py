@@ -1,6 +1,7 @@
 """Roles: which buffers are weights, gradients, optimizer state and inputs, and whose they are."""
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,15 +21,19 @@ class Roles:
         self.on_host: set[int] = set()
         self._recorder = recorder
         self._names: dict[int, str] = {}
-        self._trainable: dict[int, int] = {}
+        self._leaves: dict[int, Callable[[], torch.Tensor | None]] = {}
+        self._trainable: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
 
     @property
     def parameters(self) -> int:
         """Number of trainable elements."""
-        return sum(self._trainable.values())
+        return sum(count for _, count in self._trainable.values())
 
     def is_weight(self, buffer: int) -> bool:
-        """Whether a buffer holds a parameter or a module's persistent state."""
+        """Whether a buffer that was changed outside any backward holds a parameter or a module's persistent state."""
+        leaf = self._leaves.pop(buffer, _nothing)()
+        if leaf is not None:
+            self.parameter(leaf, "")
         return buffer in self.of and self.of[buffer][0] == Role.WEIGHTS
 
     def module(self, root: torch.nn.Module, path: str) -> None:
@@ -41,19 +46,28 @@ class Roles:
         key = id(tensor)
         name = self._names.setdefault(key, name)
         if tensor.requires_grad:
-            self._trainable[key] = tensor.numel()
+            self._trainable[key] = (weakref.ref(tensor), tensor.numel())
         self._set(tensor, Role.WEIGHTS, name)
 
     def leaf(self, tensor: torch.Tensor) -> None:
-        """Notes a tensor that gradients were accumulated for, though it belongs to no module."""
-        self.parameter(tensor, "")
+        """Notes a tensor that gradients were accumulated for, though it belongs to no module: an input, or a parameter made by hand."""
+        self._leaves[self._recorder.buffer(tensor)] = weakref.ref(tensor)
 
     def gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Notes the gradients that an optimizer is about to use."""
         for parameter in _parameters(optimizer):
             self.parameter(parameter, "")
-            if parameter.grad is not None:
-                self._set(parameter.grad, Role.GRADIENTS, self._names[id(parameter)])
+            self._gradient(parameter)
+
+    def all_gradients(self) -> None:
+        """Notes the gradients of every parameter met so far."""
+        for parameter in [ref() for ref, _ in self._trainable.values()]:
+            if parameter is not None:
+                self._gradient(parameter)
+
+    def _gradient(self, parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            self._set(parameter.grad, Role.GRADIENTS, self._names[id(parameter)])
 
     def state(self, optimizer: torch.optim.Optimizer) -> None:
         """Notes the state that an optimizer keeps."""
@@ -79,6 +93,10 @@ class Roles:
         buffer = self._recorder.buffer(tensor)
         if buffer >= 0 and (buffer not in self.of or self.of[buffer][0] == Role.INPUTS):
             self.of[buffer] = (role, name)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[torch.Tensor]:

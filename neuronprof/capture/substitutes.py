@@ -16,7 +16,7 @@ def _item(asked: Asked) -> Plan:
 
 
 def _equal(asked: Asked) -> Plan:
-    return Plan(None, (("constant", True),), (f"{asked.name} of tensors that were not computed (True)",))
+    return Plan(None, (("constant", True),), (f"{asked.operator.name} of tensors that were not computed (True)",))
 
 
 def _wait(asked: Asked) -> Plan:

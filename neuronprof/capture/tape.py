@@ -116,7 +116,7 @@ class Tape:
             self.steps.backward_seen = True
         elif entry.mutates and self._last_backward >= 0 and not self.steps.optimizers:
             self._notice_mutation(op, entry, operands)
-        elif self._mutated >= 0 and place[0] == FORWARD:
+        elif self._mutated >= 0 and place[0] == FORWARD and not self.signatures[entry.index].view:
             self.end_mutation()
 
     def _describe(self, entry: Entry, call: tuple[Operator, Any, Any], operands: list[Any], results: list[Any]) -> None:
@@ -154,16 +154,18 @@ class Tape:
     def _notice_mutation(self, op: int, entry: Entry, operands: list[Any]) -> None:
         known, is_weight = self.recorder.known, self.roles.is_weight
         if any(is_weight(known(operands[i])) for i in entry.mutates):
+            if self._mutated < 0:
+                self.roles.all_gradients()
             self._mutated = op + 1
 
     def end_mutation(self) -> None:
         """Ends the step whose parameters were changed by hand, if there is one: at the last change."""
         if self._mutated < 0:
             return
-        phase = self.recorder.phase
+        recorder = self.recorder
         for op in range(self._last_backward + 1, self._mutated):
-            if phase[op] == OTHER:
-                phase[op] = OPTIMIZER
+            if recorder.phase[op] == OTHER or self.signatures[recorder.signature[op]].view:
+                recorder.phase[op] = OPTIMIZER
         self.steps.mutations.append(self._mutated)
         self._mutated = self._last_backward = -1
         self._boundary()

@@ -23,8 +23,10 @@ def compile_graph(graph: Graph, chip: Chip, lnc: int) -> Program:
     groups = fuse(graph, works)
     sbuf = chip.memory.sbuf * lnc
     plans = plan(graph, groups, sbuf)
-    syncs = any(g.kind is OpKind.HOST_SYNC for g in groups)
-    lowering = _Lowering(graph, works, chip, sbuf * (1 - RESIDENT_SHARE), syncs=syncs)
+    lowering = _Lowering(graph, works, chip, sbuf * (1 - RESIDENT_SHARE))
+    # A host that waits for a result launches what follows only then; one that never waits launches ahead of the device. The first launch
+    # of a step is due to the last sync of the step before, which is the same.
+    lowering.sync = next((g.ops[0] for g in reversed(groups) if g.kind is OpKind.HOST_SYNC), None)
     for group, entry in zip(groups, plans, strict=True):
         lowering.group(group, entry)
     used = Counter(graph.signature.tolist())
@@ -72,28 +74,27 @@ def _ring(group: Group, opcode: Opcode, queue: Queue, moves: list[Move]) -> _Rin
 class _Lowering:
     """State of a lowering: where each buffer's data stands and what still occupies SBUF."""
 
-    def __init__(self, graph: Graph, works: list[Work], chip: Chip, working: float, *, syncs: bool) -> None:
+    def __init__(self, graph: Graph, works: list[Work], chip: Chip, working: float) -> None:
         self.graph = graph
         self.works = works
         self.tensor = chip.tensor
         self.working = working
         self.partitions = int(chip.memory.partitions)
         self.builder = ProgramBuilder()
+        self.sync: int | None = None  # the operator for whose result the host has waited and not launched since
         self.spans: list[tuple[int, int]] = []  # first and last instruction of each group
         self._made: dict[int, int] = {}  # buffer: instruction after which SBUF has it
         self._stored: dict[int, list[int]] = {}  # buffer: instructions after which HBM has it
         self._read: dict[int, list[int]] = defaultdict(list)  # buffer: loads since it was last stored
         self._tiles: deque[tuple[int, int]] = deque()  # (bytes, last instruction) of the tiles in flight, oldest first
         self._in_flight = 0
-        # A host that waits for a result launches what follows only then; one that never waits launches ahead of the device.
-        self._launch_due = syncs
 
     def group(self, group: Group, entry: GroupPlan) -> None:
         """Appends one group's instructions."""
         first = len(self.builder)
-        if self._launch_due and group.kind is not OpKind.HOST_SYNC:
-            self.builder.launch(group.ops[0])
-            self._launch_due = False
+        if self.sync is not None and group.kind is not OpKind.HOST_SYNC:
+            self.builder.launch(self.sync)
+            self.sync = None
         if group.kind is OpKind.COLLECTIVE:
             self._collective(group)
         elif group.kind is OpKind.HOST_SYNC:
@@ -121,7 +122,7 @@ class _Lowering:
         nbytes = sum(group.reads.values())
         copy = self.builder.add(Opcode.COPY_TO_HOST, Queue.DMA_HOST, op, (nbytes, nbytes, 0, 0), data=ready)
         self.builder.add(Opcode.HOST_SYNC, Queue.HOST, op, (0, 0, 0, 0), data=[copy])
-        self._launch_due = True
+        self.sync = op
 
     def _transfer(self, group: Group) -> None:
         op = group.ops[0]

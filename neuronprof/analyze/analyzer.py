@@ -169,6 +169,20 @@ def add(keys: list[str], *tables: "pd.DataFrame") -> "pd.DataFrame":
     return pd.concat(filled, ignore_index=True).groupby(keys, sort=True, as_index=False).sum()
 
 
+def distinct(columns: list[NDArray[Any]]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """The distinct rows of columns of codes (-1 and up), sorted, and for each row its position among them."""
+    packed = np.zeros(len(columns[0]), np.int64)
+    sizes = [int(column.max(initial=-1)) + 2 for column in columns]
+    for column, size in zip(columns, sizes, strict=True):
+        packed = packed * size + column + 1
+    rows, position = np.unique(packed, return_inverse=True)
+    found = []
+    for size in reversed(sizes):
+        found.append(rows % size - 1)
+        rows = rows // size
+    return found[::-1], position.astype(np.int64)
+
+
 BASE = schema.select("step", "rank", "kind", "start_ts", "duration_ns")
 
 

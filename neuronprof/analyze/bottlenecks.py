@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import intervals
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, distinct
 from neuronprof.terms import Engine, WaitFor
 from neuronprof.trace import schema
 
@@ -59,8 +59,14 @@ class Bottlenecks(Analyzer):
         import pandas as pd
 
         parts = [_split(span) for span in chip.spans]
-        columns = {name: np.concatenate([part[name] for part in parts] or [np.zeros(0, np.int64)]) for name in _COLUMNS}
-        frame = pd.DataFrame(columns)
+        columns = {
+            name: np.concatenate([part[name] for part in parts] or [np.zeros(0, np.int64)])
+            for name in (*_KEYS, "time_ns")
+        }
+        rows, position = distinct([columns[name] for name in _KEYS])
+        time = np.zeros(len(rows[0]), np.int64)
+        np.add.at(time, position, columns["time_ns"])
+        frame = pd.DataFrame({**dict(zip(_KEYS, rows, strict=True)), "time_ns": time})
         frame["evaluation"] = frame["step"] == EVALUATION
         operators = frame.groupby(["evaluation", "class", *LABELS], as_index=False)[["time_ns"]].sum()
         operators = operators[operators["time_ns"] > 0]
@@ -88,7 +94,7 @@ class Bottlenecks(Analyzer):
         return finished
 
 
-_COLUMNS = ("rank", "step", "class", *LABELS, "time_ns")
+_KEYS = ("rank", "step", "class", *LABELS)
 
 
 def _costs(operators: "pd.DataFrame", by: list[str], spans: int) -> "pd.DataFrame":

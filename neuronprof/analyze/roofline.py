@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import intervals
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add, distinct
 from neuronprof.terms import COMPUTE_ENGINES, Engine
 from neuronprof.trace import schema
 
@@ -92,11 +92,11 @@ def _operators(span: Span) -> dict[str, NDArray[Any]]:
     """Sums of each operator of the span; an operator has a row a dtype, times and bytes in its first."""
     events = span.events
     rows = np.flatnonzero(events.among("engine", _TRACKS.values()) & (events["op_name"] >= 0))
-    groups, key = _distinct([events[name][rows] for name in _OPERATOR])
+    groups, key = distinct([events[name][rows] for name in _OPERATOR])
     count = len(groups[0])
     start, end = span.start[rows], span.end[rows]
     dma = events.among("engine", [Engine.DMA])[rows]
-    (pairs, dtypes), pair = _distinct([key, events["dtype"][rows]])
+    (pairs, dtypes), pair = distinct([key, events["dtype"][rows]])
     first = np.diff(pairs, prepend=-1) > 0
     columns: dict[str, NDArray[Any]] = {name: codes[pairs] for name, codes in zip(_OPERATOR, groups, strict=True)}
     columns["dtype"] = dtypes
@@ -110,20 +110,6 @@ def _operators(span: Span) -> dict[str, NDArray[Any]]:
         of = events.among("engine", [engine])[rows]
         columns[f"{name}_ns"] = np.where(first, intervals.union_by(key[of], start[of], end[of], count)[pairs], 0)
     return columns
-
-
-def _distinct(columns: list[NDArray[Any]]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """The distinct rows of columns of codes (-1 and up), sorted, and for each row its position among them."""
-    packed = np.zeros(len(columns[0]), np.int64)
-    sizes = [int(column.max(initial=-1)) + 2 for column in columns]
-    for column, size in zip(columns, sizes, strict=True):
-        packed = packed * size + column + 1
-    distinct, position = np.unique(packed, return_inverse=True)
-    found = []
-    for size in reversed(sizes):
-        found.append(distinct % size - 1)
-        distinct = distinct // size
-    return found[::-1], position.astype(np.int64)
 
 
 def _step(span: Span) -> dict[str, NDArray[Any]]:

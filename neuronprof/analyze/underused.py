@@ -1,7 +1,7 @@
 """Engines that stood idle for most of the step, and what they waited for."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,8 @@ class Underused(Analyzer):
         """Idle nanoseconds by engine and cause, and the longest gaps."""
         import pandas as pd
 
-        times, longest = [], []
+        times: list[tuple[int, ...]] = []
+        longest = []
         for span in chip.spans:
             if span.window.step == EVALUATION:
                 continue
@@ -66,10 +67,9 @@ class Underused(Analyzer):
                     times.append((position, *found.times))
                     longest.append(self._rows(span, position, found))
         engines = pd.DataFrame(times, columns=["engine", *_TIMES], dtype="int64")
-        every = pd.concat(
-            [pd.DataFrame(columns=list(_GAP)).astype(_GAP_TYPES), *filter(len, longest)], ignore_index=True
-        )
-        return {"engines": add(["engine"], engines), "gaps": self._longest(every)}
+        nothing = {name: np.zeros(0, kind) for name, kind in _GAP_TYPES.items()}
+        every = {name: np.concatenate([nothing[name], *(gaps[name] for gaps in longest)]) for name in _GAP}
+        return {"engines": add(["engine"], engines), "gaps": self._longest(pd.DataFrame(every))}
 
     def combine(self, a: State, b: State) -> State:
         """Adds the times; keeps the longest gaps of both."""
@@ -94,23 +94,20 @@ class Underused(Analyzer):
             finished["engine"] = [tuple(Engine)[position].value for position in finished["engine"]]
         return tables
 
-    def _rows(self, span: Span, engine: int, found: "_Idle") -> "pd.DataFrame":
-        import pandas as pd
-
+    def _rows(self, span: Span, engine: int, found: "_Idle") -> dict[str, NDArray[Any]]:
+        """The span's longest gaps as columns."""
         keep = np.argsort(found.start - found.end, kind="stable")[: self.gaps]
         ended_by = found.ended_by[keep]
         words = {new: _next_words(span, name, ended_by) for name, new in _ENDED_BY.items()}
-        return pd.DataFrame(
-            {
-                "engine": np.full(len(keep), engine),
-                "rank": np.full(len(keep), span.rank),
-                "step": np.full(len(keep), span.window.step),
-                "start_ts": found.start[keep],
-                "duration_ns": (found.end - found.start)[keep],
-                "waited_for": np.array([*CAUSES, NO_WORK], object)[found.cause[keep]],
-                **words,
-            }
-        )
+        return {
+            "engine": np.full(len(keep), engine),
+            "rank": np.full(len(keep), span.rank),
+            "step": np.full(len(keep), span.window.step),
+            "start_ts": found.start[keep],
+            "duration_ns": (found.end - found.start)[keep],
+            "waited_for": np.array([*CAUSES, NO_WORK], object)[found.cause[keep]],
+            **words,
+        }
 
     def _longest(self, gaps: "pd.DataFrame") -> "pd.DataFrame":
         order = ["duration_ns", *(name for name in _GAP if name != "duration_ns")]
@@ -118,9 +115,8 @@ class Underused(Analyzer):
         return ranked.groupby("engine", sort=False).head(self.gaps).reset_index(drop=True)
 
 
-_GAP_TYPES = {
-    name: "int64" if name in ("engine", "rank", "step", "start_ts", "duration_ns") else "object" for name in _GAP
-}
+_NUMBERS = ("engine", "rank", "step", "start_ts", "duration_ns")
+_GAP_TYPES = {name: np.int64 if name in _NUMBERS else object for name in _GAP}
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def lanes(x_range: "Range1d", labels: Sequence[str]) -> tuple["Figure", "ColumnD
     from bokeh.models import ColumnDataSource, FixedTicker, LinearColorMapper, Range1d
 
     count = len(labels)
-    plot = _figure(x_range, ROW_HEIGHT * count + 34, y_range=Range1d(-count, 0), x_axis_location="above")
+    plot = _figure(x_range, ROW_HEIGHT * count + 34, y_range=Range1d(-count, 0), x_axis_location="above", name="lanes")
     centres = [-(place + 0.5) for place in range(count)]
     plot.yaxis.ticker = FixedTicker(ticks=[at for at, label in zip(centres, labels, strict=True) if label])
     plot.yaxis.major_label_overrides = {at: plain(label) for at, label in zip(centres, labels, strict=True) if label}

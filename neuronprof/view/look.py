@@ -20,6 +20,18 @@ CONTROL_CSS = f"""
 }}
 """
 
+SENTENCE_CSS = f":host {{ font: 12px/1.5 {FONT}; color: {FAINT}; margin: 8px 0 4px; }}"
+TABS_CSS = f"""
+.bk-header {{ border-bottom: 1px solid {LINE}; }}
+.bk-tab {{ font: 500 13px {FONT}; color: {FAINT}; padding: 6px 12px; border: none; border-bottom: 2px solid transparent; }}
+.bk-tab.bk-active {{ color: {INK}; background: none; border-color: #0072b2; }}
+"""
+TABLE_CSS = f"""
+:host {{ font: 12px {FONT}; color: {INK}; margin-bottom: 10px; }}
+.slick-header-column.slick-header-column {{ font-weight: 600; color: {FAINT}; background: {PAPER}; border-right: none; }}
+.slick-cell.slick-cell {{ border: none; border-bottom: 1px solid #f0f2f5; padding: 3px 6px; font-variant-numeric: tabular-nums; }}
+"""
+
 
 def script(*names: str, then: str) -> str:
     """JavaScript of the package's own files, followed by what to do with it."""

@@ -1,0 +1,204 @@
+"""The analyzers' tables as sortable tables in tabs."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from neuronprof.view import look
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from bokeh.models import DataTable, Tabs
+
+Results = Mapping[str, Mapping[str, "pd.DataFrame"]]
+
+MOST_ROWS = 2000  # of one table in a page; they come sorted by what they cost
+_ROW, _MOST_SHOWN = 26, 14
+_UNITS = {
+    "time": ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1, "ns")),
+    "bytes": ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B")),
+    "rate": ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s"), (1, "B/s")),
+    "flops": ((1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1, "FLOP/s")),
+}
+
+
+class Shown(NamedTuple):
+    """A column: its name in the result, its heading, and text, share, number or a quantity of `_UNITS`."""
+
+    name: str
+    heading: str
+    kind: str = "text"
+    width: int = 90
+
+
+_PLACE = (Shown("op_name", "Operator", width=200), Shown("layer", "Layer", width=260))
+# For each tab: the title, then analyzer, table, a sentence, columns.
+TABS: tuple[tuple[str, tuple[tuple[str, str, str, tuple[Shown, ...]], ...]], ...] = (
+    (
+        "Operators",
+        (
+            (
+                "bottlenecks",
+                "bottlenecks_by_operator",
+                "What the time of all steps was spent on, by what bounds it; the rows add up to the steps.",
+                (
+                    Shown("class", "Bound by"), *_PLACE, Shown("phase", "Phase"), Shown("source", "Source", width=180),
+                    Shown("per_step_ns", "A step", "time"), Shown("share", "Share", "share"),
+                ),
+            ),
+        ),
+    ),
+    (
+        "Layers",
+        (
+            (
+                "bottlenecks",
+                "bottlenecks_by_layer",
+                "The same time by layer.",
+                (
+                    Shown("layer", "Layer", width=420), Shown("class", "Bound by"), Shown("per_step_ns", "A step", "time"),
+                    Shown("share", "Share", "share"),
+                ),
+            ),
+        ),
+    ),
+    (
+        "Engines",
+        (
+            (
+                "utilization",
+                "utilization",
+                "How much of the steps each engine is busy.",
+                (Shown("engine", "Engine"), Shown("busy", "Busy", "share"), Shown("busy_ns", "Busy time", "time")),
+            ),
+            (
+                "underused",
+                "underused",
+                "Engines that stand still most of the time, and what they stand still for.",
+                (
+                    Shown("engine", "Engine"), Shown("busy", "Busy", "share"), Shown("cause", "Main cause"),
+                    Shown("idle_ns", "Idle", "time"), Shown("data_ns", "Data", "time"), Shown("dma_ns", "DMA", "time"),
+                    Shown("hbm_ns", "HBM", "time"), Shown("link_ns", "Link", "time"), Shown("peer_ns", "Peer", "time"),
+                    Shown("sbuf_ns", "SBUF", "time"), Shown("no_work_ns", "No work", "time"),
+                ),
+            ),
+        ),
+    ),
+    (
+        "Communication",
+        (
+            (
+                "communication",
+                "communication",
+                "Collectives, those that cost most exposed time first.",
+                (
+                    Shown("name", "Collective", width=110), Shown("algorithm", "Algorithm"), Shown("replica_group", "Group"),
+                    Shown("layer", "Layer", width=220), Shown("bytes", "Message", "bytes"), Shown("count", "Count", "number"),
+                    Shown("transfer_ns", "Transfer", "time"), Shown("wait_ns", "Wait for peers", "time", 110),
+                    Shown("overlapped_ns", "Overlapped", "time"), Shown("exposed_ns", "Exposed", "time"),
+                    Shown("bus_bandwidth", "Bus bandwidth", "rate", 120),
+                ),
+            ),
+        ),
+    ),
+    (
+        "Roofline",
+        (
+            (
+                "roofline",
+                "roofline",
+                "Operators against the machine's peak: FLOPs per byte moved, and what they reach.",
+                (
+                    *_PLACE, Shown("phase", "Phase"), Shown("dtype", "Type"), Shown("time_ns", "Time", "time"),
+                    Shown("intensity", "FLOPs per byte", "number", 110), Shown("flops_per_second", "Achieved", "flops", 130),
+                    Shown("peak_share", "Of peak", "share"), Shown("roof_share", "Of roof", "share"), Shown("bound", "Bound by"),
+                ),
+            ),
+            (
+                "roofline",
+                "roofline_steps",
+                "Each step.",
+                (
+                    Shown("step", "Step", "number"), Shown("step_time_ns", "Time", "time"), Shown("mfu", "MFU", "share"),
+                    Shown("hfu", "HFU", "share"), Shown("mbu", "MBU", "share"), Shown("hbm_share", "HBM busy", "share"),
+                ),
+            ),
+        ),
+    ),
+    (
+        "Memory",
+        (
+            (
+                "memory",
+                "memory",
+                "What HBM holds at its peak.",
+                (
+                    Shown("rank", "Rank", "number"), Shown("category", "Category", width=160), Shown("bytes", "Held", "bytes"),
+                    Shown("share", "Of peak", "share"), Shown("capacity_share", "Of capacity", "share", 110),
+                ),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+def tabs(results: Results) -> "Tabs":
+    """One tab a question, each with its tables."""
+    from bokeh.layouts import column
+    from bokeh.models import Tabs
+
+    panels = []
+    for title, tables in TABS:
+        parts = [part for group, name, sentence, shown in tables for part in _part(results[group][name], sentence, shown)]
+        panels.append(_panel(title, column(*parts, sizing_mode="stretch_width")))
+    return Tabs(tabs=panels, sizing_mode="stretch_width", name="tables", stylesheets=[look.TABS_CSS])
+
+
+def _panel(title: str, child: Any) -> Any:
+    from bokeh.models import TabPanel
+
+    return TabPanel(title=title, child=child)
+
+
+def _part(table: "pd.DataFrame", sentence: str, shown: Sequence[Shown]) -> list[Any]:
+    from bokeh.models import Div
+
+    cut = f" The first {MOST_ROWS:,} of {len(table):,} rows." if len(table) > MOST_ROWS else ""
+    none = " There are none in this trace." if table.empty else ""
+    text = Div(text=sentence + cut + none, stylesheets=[look.SENTENCE_CSS])
+    return [text] if table.empty else [text, _table(table.head(MOST_ROWS), shown)]
+
+
+def _table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":
+    from bokeh.models import ColumnDataSource, DataTable, NumberFormatter, StringFormatter, TableColumn
+
+    data: dict[str, Any] = {}
+    columns = []
+    for one in shown:
+        values, heading = table[one.name], one.heading
+        if one.kind == "text":
+            data[one.name] = values.fillna("").astype(str).to_numpy(object)
+            columns.append(TableColumn(field=one.name, title=heading, width=one.width, formatter=StringFormatter()))
+            continue
+        numbers = values.to_numpy(float)
+        if one.kind in _UNITS:
+            scale, unit = _unit(_UNITS[one.kind], numbers)
+            numbers, heading = numbers / scale, f"{heading} ({unit})"
+        data[one.name] = numbers
+        form = "0.0%" if one.kind == "share" else "0,0.[00]"
+        formatter = NumberFormatter(format=form, text_align="right", nan_format="")
+        columns.append(TableColumn(field=one.name, title=heading, width=one.width, formatter=formatter))
+    return DataTable(
+        source=ColumnDataSource(data),
+        columns=columns,
+        height=_ROW * (min(len(table), _MOST_SHOWN) + 1) + 8,
+        row_height=_ROW,
+        index_position=None,
+        sizing_mode="stretch_width",
+        stylesheets=[look.TABLE_CSS],
+    )
+
+
+def _unit(units: Sequence[tuple[float, str]], numbers: Any) -> tuple[float, str]:
+    """The unit that fits the largest value; one for the whole column, so that its numbers compare."""
+    largest = max((abs(n) for n in numbers.tolist() if n == n), default=0)
+    return next(((scale, unit) for scale, unit in units if largest >= scale), units[-1])

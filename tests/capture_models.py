@@ -191,8 +191,12 @@ class LlamaLayer(nn.Module):
 
 
 def llama() -> Model:
-    model = nn.Sequential(nn.Embedding(200, 64), LlamaLayer(), LlamaLayer(), RMSNorm(64), nn.Linear(64, 200, bias=False))
-    return model, lambda: F.cross_entropy(model(torch.randint(0, 200, (2, 24))).flatten(0, 1), torch.randint(0, 200, (48,)))
+    model = nn.Sequential(
+        nn.Embedding(200, 64), LlamaLayer(), LlamaLayer(), RMSNorm(64), nn.Linear(64, 200, bias=False)
+    )
+    return model, lambda: F.cross_entropy(
+        model(torch.randint(0, 200, (2, 24))).flatten(0, 1), torch.randint(0, 200, (48,))
+    )
 
 
 def gan() -> Model:

@@ -12,8 +12,9 @@ from neuronprof.capture.simtensor import Sim
 class _Watch(weakref.ref):
     """A weak reference to a storage that knows its buffer; its callback runs when the memory is really freed."""
 
-    __slots__ = ("buffer", "key")
+    __slots__ = ("buffer", "computed", "key")
     buffer: int
+    computed: int
     key: int
 
 
@@ -53,7 +54,11 @@ class Recorder:
         except (NotImplementedError, RuntimeError):  # sparse and opaque tensors
             return -1
         found = self._live.get(storage._cdata)
-        return self._adopt(storage, birth, isinstance(tensor, Sim)) if found is None else found
+        if found is not None:
+            return found
+        # Kernels of the CPU may leave a reduction's workspace behind its scalar result.
+        nbytes = tensor.element_size() if birth >= 0 and not tensor.dim() else storage.nbytes()
+        return self._adopt(storage, nbytes, birth, isinstance(tensor, Sim))
 
     def known(self, tensor: torch.Tensor) -> int:
         """The buffer of a tensor that some operator touched, or -1."""
@@ -91,9 +96,8 @@ class Recorder:
             append(self.buffer(tensor, op) if found is None else found)
         self.operand_ptr.append(len(self.operands))
 
-    def _adopt(self, storage: torch.UntypedStorage, birth: int, simulated: bool) -> int:
+    def _adopt(self, storage: torch.UntypedStorage, nbytes: int, birth: int, simulated: bool) -> int:
         buffer = len(self.nbytes)
-        nbytes = storage.nbytes()
         watch = _Watch(storage, self._on_freed)
         watch.buffer, watch.key = buffer, storage._cdata
         self._watches[buffer] = watch
@@ -102,15 +106,15 @@ class Recorder:
         self.births.append(birth)
         self.deaths.append(-1)
         self.first_use.append(len(self.signature) - 1)
-        if not simulated:
-            self.live_bytes += nbytes
+        watch.computed = 0 if simulated else nbytes
+        self.live_bytes += watch.computed
         return buffer
 
     def _freed(self, watch: "weakref.ref[torch.UntypedStorage]") -> None:
         assert isinstance(watch, _Watch)
         buffer = watch.buffer
         self.deaths[buffer] = max(len(self.signature) - 1, 0)
-        self.live_bytes -= self.nbytes[buffer]
+        self.live_bytes -= watch.computed
         if self._live.get(watch.key) == buffer:
             del self._live[watch.key]
         del self._watches[buffer]

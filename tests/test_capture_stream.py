@@ -78,7 +78,7 @@ def test_flops_equal_pytorchs_own_counter(make: Any) -> None:
     # oneDNN's LSTM is one operator that the counter does not know; without oneDNN it is matrix products that it does know.
     with torch.backends.mkldnn.flags(enabled=make is not lstm):
         graph = record(make, "real").graph
-        model, loss = make()
+        _, loss = make()
         with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             loss().backward()
     recorded = sum(work(s).flops for _, s, phase in operators(graph) if phase != Phase.OPTIMIZER)

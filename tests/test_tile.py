@@ -42,6 +42,7 @@ def test_pieces_follow_capacity_first_and_overlap_second():
     assert tile.pieces(4 * mib, 12 * mib) == 4  # a MiB a piece
     assert tile.pieces(64 * mib, 200 * mib) == 8  # no more than needed for overlap
     assert tile.pieces(96 * mib, 12 * mib) == 16  # 6 MiB are half of what two tiles share
+    assert tile.pieces(960 * mib, 12 * mib) == 32  # a piece stands for several tiles
 
 
 def test_a_matmul_that_fits_reads_its_operands_once():

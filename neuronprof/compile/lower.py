@@ -23,7 +23,7 @@ def compile_graph(graph: Graph, chip: Chip, lnc: int) -> Program:
     groups = fuse(graph, works)
     sbuf = chip.memory.sbuf * lnc
     plans = plan(graph, groups, sbuf)
-    lowering = _Lowering(graph, works, chip, sbuf * (1 - RESIDENT_SHARE))
+    lowering = _Lowering(graph, works, chip, lnc, sbuf * (1 - RESIDENT_SHARE))
     # A host that waits for a result launches what follows only then; one that never waits launches ahead of the device. The first launch
     # of a step is due to the last sync of the step before, which is the same.
     lowering.sync = next((g.ops[0] for g in reversed(groups) if g.kind is OpKind.HOST_SYNC), None)
@@ -74,10 +74,11 @@ def _ring(group: Group, opcode: Opcode, queue: Queue, moves: list[Move]) -> _Rin
 class _Lowering:
     """State of a lowering: where each buffer's data stands and what still occupies SBUF."""
 
-    def __init__(self, graph: Graph, works: list[Work], chip: Chip, working: float) -> None:
+    def __init__(self, graph: Graph, works: list[Work], chip: Chip, lnc: int, working: float) -> None:
         self.graph = graph
         self.works = works
         self.tensor = chip.tensor
+        self.lnc = lnc
         self.working = working
         self.partitions = int(chip.memory.partitions)
         self.builder = ProgramBuilder()
@@ -140,7 +141,8 @@ class _Lowering:
         again = self._read_again(group, entry, gemms)
         total = sum(group.reads.values()) + sum(group.writes.values()) + again
         count = tile.pieces(total, self.working)
-        stationary, moving = int(self.tensor.columns), int(self.tensor.moving_max)
+        # A piece narrower than all PE arrays together would leave some of them idle.
+        stationary, moving = int(self.tensor.columns), int(self.tensor.moving_max * self.tensor.arrays) * self.lnc
         cut = [(op, tile.split_gemm(g, count, stationary, moving)) for op, g in gemms]
         count = max((len(parts) for _, parts in cut), default=count)
         passes = self._passes(group)
@@ -150,12 +152,13 @@ class _Lowering:
         loaded: list[int] = []
         for i in range(count):
             share = _Share(i, count)
-            space = self._make_room(share.of(total))
+            held = min(share.of(total), int(self.working / 2))
+            space = self._make_room(held)
             # Queues run in order: what the first tile waits for, the others have behind them.
             loaded = [self._move(ring, group.ops[0], share, ring.after if i == 0 else (), space) for ring in loads]
             products = [(op, part) for op, parts in cut for part in share.among(parts)]
             tiles.append(self._engines(products, passes, share, {*loaded, *(resident if i == 0 else ())}, tiles))
-            self._tiles.append((share.of(total), tiles[-1]))
+            self._tiles.append((held, tiles[-1]))
             for ring in stores:
                 after = [tiles[-1], *(ring.after if i == 0 else ())]
                 ring.last = self._move(ring, group.ops[-1], share, after, [])

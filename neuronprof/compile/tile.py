@@ -5,14 +5,16 @@ from math import ceil
 
 from neuronprof.graph.ops import Gemm
 
-# Enough pieces for loads, engines and stores to overlap; finer ones only add events.
+# Enough pieces for loads, engines and stores to overlap; finer ones only add events. A piece of a very large group stands for several
+# tiles that follow each other without a gap.
 _PIECES = 8
+_MOST_PIECES = 32
 _SMALLEST_PIECE = 1 << 20
 
 
 def pieces(nbytes: int, working: float) -> int:
-    """Into how many tiles of equal size a group of this many bytes is cut. working: bytes of SBUF that two tiles share."""
-    needed = ceil(nbytes / (working / 2))
+    """Into how many pieces of equal size a group of this many bytes is cut. working: bytes of SBUF that two tiles share."""
+    needed = min(ceil(nbytes / (working / 2)), _MOST_PIECES)
     return max(1, needed, min(_PIECES, nbytes // _SMALLEST_PIECE))
 
 

@@ -76,8 +76,8 @@ class Events:
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.columns[name]
 
-    def take(self, rows: NDArray[Any]) -> "Events":
-        """The rows of a mask or of an index array."""
+    def take(self, rows: NDArray[Any] | slice) -> "Events":
+        """The rows of a mask, an index array or a slice."""
         return Events({name: column[rows] for name, column in self.columns.items()}, self.words)
 
     def among(self, name: str, words: Iterable[str]) -> NDArray[np.bool_]:
@@ -123,7 +123,7 @@ class Chip:
             low, high = np.searchsorted(rank, [r, r + 1])
             for window in self.windows:
                 first, last = low + np.searchsorted(step[low:high], [window.step, window.step + 1])
-                spans.append(_span(int(r), window, timed.take(np.arange(first, last))))
+                spans.append(_span(int(r), window, timed.take(slice(first, last))))
         return spans
 
 

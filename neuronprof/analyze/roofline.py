@@ -23,7 +23,7 @@ _STEP = ("step_time_ns", "model_flops", "hardware_flops", "model_bytes", "moved_
 
 @dataclass(frozen=True)
 class Roofline(Analyzer):
-    """FLOPs and HBM bytes of each operator and step against the machine's peaks, for one rank.
+    """FLOPs and HBM bytes of each operator and each step against the peaks of a rank.
 
     An operator is op_name, layer and phase over all training steps and ranks. time_ns: while any of its compute or DMA events ran (union);
     <engine>_ns: the same for one engine. flops: executed; bytes: moved by DMA between HBM and SBUF. intensity = flops / bytes;

@@ -10,6 +10,7 @@ import numpy as np
 from neuronprof.analyze import analyzer, registry
 from neuronprof.analyze.analyzer import EVALUATION, Mapper
 from neuronprof.analyze.bottlenecks import CLASSES
+from neuronprof.analyze.roofline import peak_kind
 from neuronprof.trace import reader
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 COSTLIEST = 3
 
-# What to do about time of a class. Collectives and host classes ask for other words than operators do, so a class is all that decides.
+# What to do about time of a class.
 ADVICE = {
-    "tensor": "The tensor engine is the limit here: use bf16 or fp8 instead of fp32, recompute less, or use more ranks.",
+    "tensor": "The tensor engine is the limit here: recompute less, use a narrower dtype, or share the work among more ranks.",
     "vector": "Element-wise work is the limit here: fuse it, run it in bf16, or use an operator that does it in one pass.",
     "scalar": "Activation functions are the limit here: choose a cheaper one, or fuse it with the product before it.",
     "gpsimd": "General-purpose code is the limit here: replace the operator by one that the other engines can run.",
@@ -35,7 +36,7 @@ ADVICE = {
 class Cost:
     """Time of a class spent on one operator, in layers that differ only by number taken together.
 
-    layer: module path, a star where layers differ; layers: how many distinct ones. time_ns: mean of a rank's step.
+    layer: module path, a star where layers differ; layers: how many distinct ones. time_ns: mean of a rank's step. advice: what to do.
     """
 
     kind: str
@@ -45,11 +46,7 @@ class Cost:
     source: str
     time_ns: float
     share: float
-
-    @property
-    def advice(self) -> str:
-        """What to do about it."""
-        return ADVICE[self.kind]
+    advice: str
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def pick(trace: reader.TraceFile, results: Results) -> Summary:
         step_time_max_ns=float(times.max()),
         evaluation_ns=int(by_step.loc[by_step["step"] == EVALUATION, "step_time_ns"].sum()),
         split={kind: int(split.loc[split["class"] == kind, "time_ns"].sum()) / spans for kind in CLASSES},
-        costs=_costliest(results["bottlenecks"]["bottlenecks_by_operator"]),
+        costs=_costliest(results, (machine.get("rank") or {}).get("peak_flops") or {}),
         mfu=_weighted(steps["mfu"], times),
         hfu=_weighted(steps["hfu"], times),
         mbu=_weighted(steps["mbu"], times),
@@ -153,9 +150,9 @@ def _peak(memory: Mapping[str, "pd.DataFrame"], machine: Mapping[str, Any]) -> d
     }
 
 
-def _costliest(operators: "pd.DataFrame") -> tuple[Cost, ...]:
+def _costliest(results: Results, peaks: Mapping[str, float]) -> tuple[Cost, ...]:
     """The classes of operators that cost most, layers that differ only by a number taken together."""
-    table = operators.copy()
+    table = results["bottlenecks"]["bottlenecks_by_operator"].copy()
     table["pattern"] = [re.sub(r"\d+", "*", layer) for layer in table["layer"]]
     by = ["class", "op_name", "pattern", "source"]
     grouped = table.groupby(by, as_index=False).agg(
@@ -163,15 +160,20 @@ def _costliest(operators: "pd.DataFrame") -> tuple[Cost, ...]:
         layers=("layer", "nunique"), layer=("layer", "first"),
     )  # fmt: skip
     grouped = grouped.sort_values(["time_ns", *by], ascending=[False, *[True] * len(by)]).head(COSTLIEST)
+    operators = results["roofline"]["roofline"]
+    dtypes = dict(zip(zip(operators["op_name"], operators["layer"], strict=True), operators["dtype"], strict=True))
     return tuple(
         Cost(
-            r["class"],
-            r["op_name"],
-            r["pattern"] if r["layers"] > 1 else r["layer"],
-            r["layers"],
-            r["source"],
-            r["per_step_ns"],
-            r["share"],
+            r["class"], r["op_name"], r["pattern"] if r["layers"] > 1 else r["layer"], int(r["layers"]), r["source"],
+            r["per_step_ns"], r["share"], _advice(r["class"], dtypes.get((r["op_name"], r["layer"]), ""), peaks),
         )
         for r in grouped.to_dict("records")
-    )
+    )  # fmt: skip
+
+
+def _advice(kind: str, dtype: str, peaks: Mapping[str, float]) -> str:
+    """What to do about time of a class; products in fp32 are the one case in which the dtype says more."""
+    ratio = peaks.get("bf16", 0) / (peaks.get("fp32") or np.inf)
+    if kind == "tensor" and peak_kind(dtype) == "fp32" and ratio > 1:
+        return f"It runs in {dtype}, and bf16 has {ratio:.1f} times the peak: use torch.autocast, or train in bf16."
+    return ADVICE[kind]

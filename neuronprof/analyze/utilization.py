@@ -49,10 +49,18 @@ class Utilization(Analyzer):
         spans = state["spans"]
         steps = spans[spans["step"] != EVALUATION]
         return {
-            "utilization": _shares(steps, ["engine"]),
+            "utilization": _shares(_every_engine(steps), ["engine"]),
             "utilization_by_rank": _shares(steps, ["rank", "engine"]),
             "utilization_by_step": _shares(spans, ["step", "engine"]),
         }
+
+
+def _every_engine(spans: "pd.DataFrame") -> "pd.DataFrame":
+    """With a row of zeros for each engine, so that also a trace without events has them all."""
+    import pandas as pd
+
+    zeros = {name: [0] * len(Engine) for name in spans}
+    return pd.concat([spans, pd.DataFrame({**zeros, "engine": range(len(Engine))})], ignore_index=True)
 
 
 def _shares(spans: "pd.DataFrame", by: list[str]) -> "pd.DataFrame":

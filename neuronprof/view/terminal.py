@@ -58,18 +58,15 @@ def _title(summary: Summary) -> str:
         else _plural(summary.ranks, "rank")
     )
     where = f" on {summary.machine}" if summary.machine else ""
-    title = f"{what}{where}: {_plural(summary.steps, 'step')}, {ranks}, {summary.events:,} events"
+    title = f"{what}{where}: {_plural(summary.steps, 'step')}, {ranks}, {_plural(summary.events, 'event')}"
     return f"{title} (the recording did not end)" if summary.partial else title
 
 
 def _steps(summary: Summary) -> list[str]:
     if not summary.steps:
         return ["No training step in this trace."]
-    span = (
-        f" (from {units.time(summary.step_time_min_ns)} to {units.time(summary.step_time_max_ns)})"
-        if summary.steps > 1
-        else ""
-    )
+    least, most = units.time(summary.step_time_min_ns), units.time(summary.step_time_max_ns)
+    span = f" (from {least} to {most})" if least != most else ""
     lines = [f"Step time  {units.time(summary.step_time_ns)}{span}"]
     for kind, time in summary.split.items():
         if time:
@@ -86,9 +83,12 @@ def _costs(summary: Summary) -> list[str]:
     if not summary.costs:
         return []
     lines = ["", "What costs most time"]
-    for number, cost in enumerate(summary.costs, 1):
-        lines.append(f"  {number}. {units.time(cost.time_ns)} a step, {units.percent(cost.share)}: {describe(cost)}")
-        lines.append(f"     {cost.advice}")
+    for number, cost in enumerate(summary.costs):
+        lines.append(
+            f"  {number + 1}. {units.time(cost.time_ns)} a step, {units.percent(cost.share)}: {describe(cost)}"
+        )
+        if cost.advice not in (other.advice for other in summary.costs[:number]):
+            lines.append(f"     {cost.advice}")
     return lines
 
 

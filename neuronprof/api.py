@@ -2,7 +2,6 @@
 
 import html
 import sys
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,11 +101,14 @@ class Report:
     def _repr_html_(self) -> str:
         return f'<pre style="line-height: 1.35">{html.escape(str(self))}</pre>'
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Names and values of the figures, so that dict(summary) works."""
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON has them, unknown ones None."""
         from dataclasses import asdict
 
-        return iter(asdict(self.figures).items())
+        from neuronprof.analyze.summary import plain
+
+        figures: dict[str, Any] = plain(asdict(self.figures))
+        return figures
 
 
 def step() -> None:

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import types
@@ -66,7 +67,9 @@ def test_a_summary_prints_and_shows(path):
         "  hbm              1 ns   10.0 %  ####",
     ]
     assert "tensor engine in aten.mm, fc&lt;1&gt;" in summary._repr_html_()
-    assert dict(summary)["step_time_ns"] == 10
+    figures = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
+    assert (figures["step_time_ns"], figures["mfu"], figures["split"]["hbm"]) == (10, None, 1)
+    assert [cost["time_ns"] for cost in figures["costs"]] == [4, 3, 2]
     assert summary.figures.costs[0].layer == "fc<1>"
     assert np.isnan(summary.figures.mfu)
 

@@ -1,5 +1,6 @@
 """The small set of figures that says how a run went and what to change first."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -130,6 +131,17 @@ def pick(trace: reader.TraceFile, results: Results) -> Summary:
         unknown_operators=dict(metadata.get("unknown_operators") or {}),
         partial=bool(metadata.get("partial")),
     )
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: numbers, text, lists and objects; NaN and infinity, which JSON has not, are None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):  # a numpy scalar
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _mean(values: "pd.Series[Any]") -> float:

@@ -8,7 +8,6 @@ printed, with --json all. A name is that of an analysis, which prints all its ta
 
 import argparse
 import json
-import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -80,25 +79,22 @@ def _positive(text: str) -> int:
 
 
 def _object(figures: "Summary", tables: dict[str, "pd.DataFrame"], top: int | None) -> dict[str, Any]:
-    return {
-        "trace": figures.trace,
-        "steps": figures.steps,
-        "step_time_ns": None if math.isnan(figures.step_time_ns) else round(figures.step_time_ns),
-        "mfu": _plain(figures.mfu),
-        "engines": {engine: _plain(share) for engine, share in figures.busy.items()},
-        "analyses": {name: _rows(table if top is None else table.head(top)) for name, table in tables.items()},
-    }
+    from neuronprof.analyze.summary import plain
 
-
-def _rows(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    return [{str(k): _plain(v) for k, v in row.items()} for row in table.to_dict("records")]
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it; NaN and infinity, which JSON has not, as null."""
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value.item() if hasattr(value, "item") else value
+    shown = {name: table if top is None else table.head(top) for name, table in tables.items()}
+    found: dict[str, Any] = plain(
+        {
+            "trace": figures.trace,
+            "steps": figures.steps,
+            "step_time_ns": figures.step_time_ns,
+            "mfu": figures.mfu,
+            "engines": figures.busy,
+            "analyses": {name: table.to_dict("records") for name, table in shown.items()},
+        }
+    )
+    if found["step_time_ns"] is not None:
+        found["step_time_ns"] = round(found["step_time_ns"])
+    return found
 
 
 def _print(figures: "Summary", tables: dict[str, "pd.DataFrame"], top: int) -> None:

@@ -7,13 +7,21 @@ from neuronprof import units
 from neuronprof.view import look, tracks
 
 if TYPE_CHECKING:
-    from bokeh.models import ColumnDataSource, Range1d, Select
+    from bokeh.models import ColumnDataSource, Div, Range1d, Select
     from bokeh.plotting import figure as Figure
 
-ROW_HEIGHT = 23
+ROW_HEIGHT = 22
 GUTTER = 178  # left of every plot, for the labels; the same everywhere, so that the plots line up
 NARROWEST_NS = 20  # as far as one can zoom in
+_NEAR = 0.25  # memory that peaks below this share of the capacity is drawn to its own scale
 _MARGIN = 0.004  # free at both ends of the trace, as a share of it
+
+
+def nothing() -> "Div":
+    """What stands where the timeline of a trace without events would be."""
+    from bokeh.models import Div
+
+    return Div(text="This trace has no events.", name="timeline", stylesheets=[look.SENTENCE_CSS], styles={"padding": "40px 12px"})
 
 
 def time_range(start: int, end: int) -> "Range1d":
@@ -36,7 +44,7 @@ def _figure(x_range: "Range1d", height: int, **options: Any) -> "Figure":
         BoxZoomTool(dimensions="width"),
         ResetTool(),
     ]
-    plot = figure(x_range=x_range, height=height, tools=tools, sizing_mode="stretch_width", **options)
+    plot = figure(x_range=x_range, height=height, tools=tools, sizing_mode="stretch_width", lod_threshold=None, **options)
     plot.xaxis.formatter = CustomJSTickFormatter(
         code=look.script(
             "format.js",
@@ -81,7 +89,7 @@ def overview(x_range: "Range1d") -> tuple["Figure", "ColumnDataSource"]:
     from bokeh.models import ColumnDataSource, FixedTicker, Range1d, RangeTool
 
     whole = Range1d(x_range.start, x_range.end)
-    plot = _figure(whole, 46, y_range=Range1d(-1, 0))
+    plot = _figure(whole, 42, y_range=Range1d(-1, 0))
     plot.toolbar_location = None
     plot.tools = []
     plot.xaxis.visible = False
@@ -121,7 +129,7 @@ def bandwidth(x_range: "Range1d", label: str, peak: float | None, largest: float
     from bokeh.models import ColumnDataSource, Range1d
 
     top = max(peak or 0.0, largest) or 1.0
-    plot = _figure(x_range, 76, y_range=Range1d(0, top * 1.22))
+    plot = _figure(x_range, 70, y_range=Range1d(0, top * 1.22))
     source = ColumnDataSource({"x": [], "y": []})
     plot.varea(x="x", y1=0, y2="y", source=source, fill_color=tracks.BLUE, fill_alpha=0.22)
     line = plot.line(x="x", y="y", source=source, line_color=tracks.BLUE, line_width=1.2)
@@ -137,8 +145,9 @@ def memory(x_range: "Range1d", roles: Sequence[str], capacity: int | None, most:
     """Bytes held in HBM over time, stacked by category, against the capacity."""
     from bokeh.models import ColumnDataSource, Range1d
 
-    top = float(max(capacity or 0, most, 1))
-    plot = _figure(x_range, 110, y_range=Range1d(0, top * 1.18))
+    near = bool(capacity) and most > _NEAR * (capacity or 0)
+    top = float(max(capacity or 0, most, 1) if near else max(most, 1))
+    plot = _figure(x_range, 100, y_range=Range1d(0, top * 1.22))
     layers = [f"y{place}" for place in range(len(roles) + 1)]
     source = ColumnDataSource({"x": [], **{name: [] for name in layers}})
     areas = []
@@ -148,8 +157,10 @@ def memory(x_range: "Range1d", roles: Sequence[str], capacity: int | None, most:
         areas.append((area, plain(role.replace("_", " "))))
     line = plot.line(x="x", y=layers[-1], source=source, line_color=look.INK, line_width=1, line_alpha=0.6)
     look.quantity_axis(plot, "HBM in use", "return size(tick)", top)
-    if capacity:
+    if capacity and near:
         look.limit(plot, capacity, f"capacity {units.size(capacity)}")
+    elif capacity:
+        look.note(plot, top, f"peak {units.size(most)}, {units.percent(most / capacity)} of {units.size(capacity)}")
     look.keys(plot, areas)
     _read_layers(plot, line, roles)
     return plot, source

@@ -26,3 +26,25 @@ function instant(ns, step, largest) {
   const decimals = Math.max(0, Math.ceil(Math.log10(scale / step) - 1e-9))
   return `${(ns / scale).toFixed(Math.min(decimals, 9))} ${name}`
 }
+
+// The width of a text in the figures' font, in pixels.
+function textWidth(text, points) {
+  const ruler = globalThis.neuronprofRuler ??= document.createElement("canvas").getContext("2d")
+  ruler.font = `${points}px ${FONT}`
+  return ruler.measureText(text).width
+}
+
+// As much of a text as fits into a width, with an ellipsis where it is cut; empty where not even three letters fit.
+function fitted(text, points, width) {
+  if (textWidth(text, points) <= width)
+    return text
+  let low = 0, high = text.length
+  while (low < high) {
+    const middle = (low + high + 1) >> 1
+    if (textWidth(text.slice(0, middle) + "…", points) <= width)
+      low = middle
+    else
+      high = middle - 1
+  }
+  return low < 3 ? "" : text.slice(0, low) + "…"
+}

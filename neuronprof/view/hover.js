@@ -7,11 +7,20 @@ function text(scene, column, event) {
   return code < 0 ? "" : scene.strings[column][code]
 }
 
-function title(scene, event, letters = Infinity) {
+function laneOf(scene, event) {
+  return scene.lanes.find((lane) => lane.from <= event && event < lane.to)
+}
+
+// What computes is known by its operator, what moves data by its instruction; the layer where there is room (pixels).
+function title(scene, event, points, room) {
   const operator = text(scene, "op_name", event).replace(/^aten\./, "")
-  const name = operator || text(scene, "name", event)
+  const computes = ["tensor", "vector", "scalar", "gpsimd"].includes(laneOf(scene, event).row[1])
+  const name = (computes && operator) || text(scene, "name", event) || operator
   const layer = text(scene, "layer", event)
-  return layer && name.length + layer.length + 3 <= letters ? `${name} · ${layer}` : name
+  const whole = layer ? `${name} · ${layer}` : name
+  if (room === undefined)
+    return whole
+  return whole != name && textWidth(whole, points) <= room ? whole : fitted(name, points, room)
 }
 
 function shorten(value) {
@@ -22,6 +31,12 @@ function shorten(value) {
 function stepOf(scene, at) {
   const segment = scene.segments.find(({start_ts, end_ts}) => start_ts <= at && at < end_ts)
   return segment ? (segment.kind == "step" ? `step ${segment.step}` : "evaluation") : ""
+}
+
+// What the tensor engine reaches of what it can do in this type.
+function ofPeak(scene, event, achieved) {
+  const peak = scene.peaks[text(scene, "dtype", event)]
+  return peak && achieved > 0 && isFinite(achieved) && laneOf(scene, event).row[1] == "tensor" ? percent(achieved / peak) : ""
 }
 
 // Pairs of a label and a value for an event.
@@ -46,6 +61,7 @@ function aboutEvent(scene, event) {
     ["Duration", time(duration)],
     ["Bytes", of("bytes") > 0 ? rate(of("bytes"), size) : ""],
     ["FLOPs", of("flops") > 0 ? rate(of("flops"), (number) => count(number, "FLOP")) : ""],
+    ["Of peak", ofPeak(scene, event, of("flops") * 1e9 / duration)],
     ["Waited", wait > 0 ? time(wait) + (cause && cause != "none" ? ` for ${cause}` : "") : ""],
   ].filter(([, value]) => value)
 }

@@ -1,5 +1,6 @@
 """How the figures look: one font, few lines, labels that line up."""
 
+import json
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -7,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bokeh.plotting import figure as Figure
 
-FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
+FONT = "Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, FAINT, LINE, PAPER = "#1b2330", "#667080", "#e4e7ec", "#ffffff"
 LIMIT = "#b42318"
-TOOLBAR = 34  # right of the plots
+TOOLBAR = 40  # right of the plots
 
 CONTROL_CSS = f"""
 :host {{ margin: 0 8px 0 0; }}
@@ -36,7 +37,8 @@ TABLE_CSS = f"""
 def script(*names: str, then: str) -> str:
     """JavaScript of the package's own files, followed by what to do with it."""
     folder = files("neuronprof.view")
-    return "\n".join([*((folder / name).read_text(encoding="utf-8") for name in names), then])
+    font = f"const FONT = {json.dumps(FONT)}"
+    return "\n".join([font, *((folder / name).read_text(encoding="utf-8") for name in names), then])
 
 
 def apply(plot: "Figure", gutter: int) -> None:
@@ -88,15 +90,19 @@ def quantity_axis(plot: "Figure", label: str, code: str, top: float) -> None:
 
 def limit(plot: "Figure", value: float, text: str) -> None:
     """A dashed line that the machine cannot exceed, with its name."""
-    from bokeh.models import Label, Span
+    from bokeh.models import Span
 
-    plot.add_layout(Span(location=value, dimension="width", line_color=LIMIT, line_dash=[5, 4], line_width=1, line_alpha=0.8))
-    plot.add_layout(
-        Label(
-            x=6, y=value, x_units="screen", text=text, text_font=FONT, text_font_size="10px", text_color=LIMIT, y_offset=1,
-            text_baseline="bottom",
-        )
-    )  # fmt: skip
+    line = {"line_color": LIMIT, "line_dash": [5, 4], "line_width": 1, "line_alpha": 0.8}
+    plot.add_layout(Span(location=value, dimension="width", **line))
+    note(plot, value, text, LIMIT)
+
+
+def note(plot: "Figure", value: float, text: str, colour: str = FAINT) -> None:
+    """A few words at the left edge, just above a value."""
+    from bokeh.models import Label
+
+    font = {"text_font": FONT, "text_font_size": "11px", "text_color": colour, "text_baseline": "bottom"}
+    plot.add_layout(Label(x=6, y=value, x_units="screen", text=text, y_offset=1, **font))
 
 
 def keys(plot: "Figure", areas: Sequence[tuple[Any, str]]) -> None:

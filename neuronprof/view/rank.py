@@ -155,7 +155,21 @@ def bands(events: Events, segments: list[dict[str, Any]], table: Alike) -> list[
         (s["start_ts"], s["end_ts"], table.append(name=f"step {s['step']}" if s["kind"] == "step" else "evaluation"))
         for s in segments
     ]
-    return [_band(tracks.STEP, steps), _band(tracks.PHASE, _phases(events, table))]
+    found = [_band(tracks.STEP, steps), _band(tracks.PHASE, _phases(events, table))]
+    return [band for band in found if len(band.start)]
+
+
+def extents(events: Events) -> list[dict[str, Any]]:
+    """Segments of a trace whose metadata has none: each step from its first to its last event."""
+    start, step = events.number["start_ts"], events.number["step"]
+    end = start + events.number["duration_ns"]
+    timed = ~events.having("kind", Kind.MEMORY)
+    segments = []
+    for number in np.unique(step[timed]).tolist():
+        rows = timed & (step == number)
+        kind = "evaluation" if number < 0 else "step"
+        segments.append({"kind": kind, "step": number, "start_ts": int(start[rows].min()), "end_ts": int(end[rows].max())})
+    return segments
 
 
 def _phases(events: Events, table: Alike) -> list[tuple[int, int, int]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _TENSE = 2**16 - 1  # steps between nothing and the largest bandwidth
 _MOST_BINS = 2**18  # bins of the finest bandwidth level; below it the page holds every change
+_PEAKS = {"float32": "fp32", "bfloat16": "bf16", "float16": "bf16", "float8_e4m3fn": "fp8", "float8_e5m2": "fp8"}
 _STACK = tuple(ROLES)  # memory is stacked in this order, from the bottom
 _EIGHTH = 3  # bars are placed to an eighth of their bin
 BANDWIDTHS = (Engine.HBM, Engine.NEURONLINK, Engine.EFA)
@@ -45,7 +46,7 @@ class Scene:
 def build(trace: "TraceFile", rank: int) -> Scene:
     """Reads one rank and packs it."""
     events = ranks.read(trace, rank)
-    segments = trace.metadata.get("segments", [])
+    segments = trace.metadata.get("segments") or ranks.extents(events)
     rows, table = ranks.alike(events, trace.operators)
     lanes = ranks.lanes(events, rows)
     if lanes:
@@ -55,6 +56,8 @@ def build(trace: "TraceFile", rank: int) -> Scene:
     top = spans.top_level(end - origin)
     header: dict[str, Any] = {"origin": origin, "span": end - origin, "top": top, "segments": segments}
     header["lanes"] = _pack_lanes(packer, lanes, origin, top)
+    peaks = ((trace.metadata.get("machine") or {}).get("rank") or {}).get("peak_flops") or {}
+    header["peaks"] = {dtype: peaks[short] for dtype, short in _PEAKS.items() if short in peaks}
     header["strings"] = {**table.strings, "wait_for": events.strings["wait_for"]}
     _pack_alike(packer, table)
     header["series"] = {e.value: _pack_bandwidth(packer, events, e, origin, end - origin) for e in BANDWIDTHS}
@@ -186,14 +189,14 @@ def _pack_memory(packer: Packer, events: ranks.Events, origin: int, top: int) ->
 
 def _legend(lanes: list[ranks.Lane], table: ranks.Alike) -> dict[str, list[tuple[str, int]]]:
     """What each colouring's colours mean, for what this rank has."""
-    used = {int(code) for code in np.unique(table.columns["phase"]) if code >= 0}
+    used = {table.strings["phase"][code] for code in np.unique(table.columns["phase"]).tolist() if code >= 0}
     drawn = np.unique(_join([lane.alike for lane in lanes if lane.at.engine not in (tracks.STEP, tracks.PHASE)]))
     opcodes = {table.strings["name"][code] for code in np.unique(table.columns["name"][drawn]).tolist() if code >= 0}
     engines = dict.fromkeys(lane.at.engine for lane in lanes if lane.at.engine not in (tracks.STEP, tracks.PHASE))
     return {
-        "phase": [(table.strings["phase"][code], tracks.phase_colour(table.strings["phase"][code])) for code in sorted(used)],
+        "phase": [(name, tracks.phase_colour(name)) for name in sorted(used, key=tracks.phase_order)],
         "opcode": [(name, tracks.opcode_colour(name)) for name in sorted(opcodes)],
-        "engine": [(name, tracks.engine_colour(name)) for name in engines],
+        "engine": [(tracks.engine_label(name), tracks.engine_colour(name)) for name in engines],
     }
 
 

@@ -16,7 +16,7 @@ function explain({legend, colour}) {
   let x = 8, line = 0
   for (const [name, place] of legend.entries[colour.value]) {
     const text = name.length > 24 ? `${name.slice(0, 23)}…` : name
-    const needs = 30 + 6.6 * text.length
+    const needs = 34 + textWidth(text, 12)
     if (x + needs > width && x > 8) {
       x = 8
       line += 1

@@ -193,6 +193,7 @@ def _table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":
         height=_ROW * (min(len(table), _MOST_SHOWN) + 1) + 8,
         row_height=_ROW,
         index_position=None,
+        reorderable=False,
         sizing_mode="stretch_width",
         stylesheets=[look.TABLE_CSS],
     )

@@ -5,7 +5,8 @@ const PAD = 0.12 // free part of a row above and below its events
 const LEAST = 0.14 // height of a bar whose busy share is nearly nothing
 const BIN_PIXELS = 1.5 // narrowest bin that events are merged into
 const OVERSCAN = 0.5 // drawn beyond each edge, as a share of the window, so that panning is free
-const LETTER = 6.3 // mean width of a letter in the labels, pixels
+const SEAM = 5 // events wider than this many pixels get a seam
+const NARROWEST = 16 // pixels that a word inside an event needs at least
 
 class Timeline {
   constructor(models) {
@@ -106,13 +107,13 @@ class Timeline {
     const {left, right, top, bottom, colour, row} = this.events
     for (let i = 0; i < left.length; i++) {
       const from = Math.max(left[i], start), to = Math.min(right[i], end)
-      const letters = Math.floor(((to - from) / pixel - 8) / LETTER)
-      if (letters < 3 || row[i] < 0)
+      const room = (to - from) / pixel - 8
+      const text = room > NARROWEST && row[i] >= 0 ? title(this.scene, row[i], 11, room) : ""
+      if (!text)
         continue
-      const text = title(this.scene, row[i], letters)
       out.x.push(from + 4 * pixel)
       out.y.push((top[i] + bottom[i]) / 2)
-      out.text.push(text.length > letters ? text.slice(0, letters - 1) + "…" : text)
+      out.text.push(text)
       out.colour.push(colour[i])
     }
     return out
@@ -140,7 +141,7 @@ class Timeline {
   }
 }
 
-// Quads that are at least a pixel wide.
+// Quads that are at least a pixel wide; wide ones end a little early, so that neighbours can be told apart.
 class Rectangles {
   constructor(pixel) {
     this.pixel = pixel
@@ -154,7 +155,7 @@ class Rectangles {
 
   add(start, end, bottom, top, colour, row) {
     this.left.push(start)
-    this.right.push(Math.max(end, start + this.pixel))
+    this.right.push(end - start > SEAM * this.pixel ? end - this.pixel : Math.max(end, start + this.pixel))
     this.bottom.push(bottom)
     this.top.push(top)
     this.colour.push(colour)

@@ -71,11 +71,13 @@ def _layout(scenes: Sequence[scene.Scene], metadata: dict[str, Any], colour: str
     from bokeh.models import ColumnDataSource, CustomJS, ToolProxy, WheelZoomTool
 
     rows = sorted({at for one in scenes for at in one.rows})
+    if not rows and not _roles(scenes):
+        return figures.nothing()
     start, end = min(one.start for one in scenes), max(one.end for one in scenes)
     x_range = figures.time_range(start, end)
     main, events, labels = figures.lanes(x_range, tracks.labels(rows))
     strip, strip_source = figures.overview(x_range)
-    quantities = _quantities(scenes, metadata.get("machine", {}).get("rank", {}), x_range)
+    quantities = _quantities(scenes, (metadata.get("machine") or {}).get("rank") or {}, x_range)
     choices = figures.choices([str(one.rank) for one in scenes], colour)
     legend = figures.legend(_legend(scenes))
     models = {

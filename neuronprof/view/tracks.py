@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from neuronprof.terms import Engine, Phase, Role
+from neuronprof.terms import PHASES, Engine, Phase, Role
 
 # Okabe and Ito's colours, told apart with any colour vision, and four of Paul Tol's for opcodes that meet on one screen.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
@@ -86,10 +86,20 @@ def labels(rows: Iterable[Row]) -> list[str]:
 
 
 def _label(at: Row, several: bool) -> str:
-    name = _LABELS.get(at.engine, at.engine.capitalize())
+    name = engine_label(at.engine)
     if at.engine == Engine.DMA and 0 <= at.queue < len(_DMA_QUEUES):
         return f"{name} {_DMA_QUEUES[at.queue]}"
     return f"{name} {at.queue}" if several else name
+
+
+def engine_label(engine: str) -> str:
+    """What an engine or band is called on the screen."""
+    return _LABELS.get(engine, engine.capitalize())
+
+
+def phase_order(phase: str) -> tuple[int, str]:
+    """Sorts phases as a step goes through them, unknown ones last."""
+    return (PHASES.index(Phase(phase)) if phase in PHASES else len(PHASES), phase)
 
 
 def phase_colour(phase: str) -> int:

@@ -69,7 +69,7 @@ def test_a_summary_prints_and_shows(path):
     assert "tensor engine in aten.mm, fc&lt;1&gt;" in summary._repr_html_()
     figures = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     assert (figures["step_time_ns"], figures["mfu"], figures["split"]["hbm"]) == (10, None, 1)
-    assert [cost["time_ns"] for cost in figures["costs"]] == [4, 3, 2]
+    assert [cost["time_ns"] for cost in figures["costs"]] == [4, 2, 2]
     assert summary.figures.costs[0].layer == "fc<1>"
     assert np.isnan(summary.figures.mfu)
 

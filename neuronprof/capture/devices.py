@@ -32,6 +32,7 @@ _FROM_DATA = frozenset({"tensor", "as_tensor", "asarray"})
 def install(patches: Patches) -> None:
     """Lets the rest of the process use the simulated devices, until patches is undone."""
     placement.reset()
+    patches.on_exit(_defaults())
     _name_the_device()
     default_device._device_constructors()  # is cached: must hold PyTorch's own functions, not the ones set below
     _patch_factories(patches)
@@ -50,6 +51,19 @@ def _name_the_device() -> None:
         raise NeuronprofError(
             f"PyTorch's extra device is taken by {name}: record in an environment without that backend."
         )
+
+
+def _defaults() -> Callable[[], None]:
+    """What puts PyTorch's settings back as they are now: default device and dtype, gradients on or off."""
+    context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+
+    def restore() -> None:
+        torch.set_default_device(None if context is None else context.device)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+
+    return restore
 
 
 # ---- tensors made on a device
@@ -152,21 +166,16 @@ def _module_method(kind: str) -> _Call:
 
 def _to(original: _Call, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     """Tensor.to: the part that names a device becomes a move, the rest (dtype, copy, memory format) is PyTorch's."""
-    device, args = _target(args, kwargs)
-    native = _native_device(tensor)
-    if device is None:
-        result = original(tensor, *args, **kwargs)
-        placement.inherit((tensor,), (result,))
-        return result
+    device, native_args = _target(args, kwargs)
     label = simulated(device)
-    if (label is None and torch.device(device).type != "cpu") or native.type != "cpu":
-        return original(tensor, torch.device(device) if label is None else HOST, *args, **kwargs)
-    label = label or HOST
-    if label is HOST and not _means_the_host():
-        label = placement.placed(tensor)
+    if device is None or _native_device(tensor).type != "cpu" or (label is None and torch.device(device).type != "cpu"):
+        result = original(tensor, *native_args, **kwargs)
+        placement.inherit((tensor,), result)
+        return result
+    label = label or (HOST if _means_the_host() else placement.placed(tensor))
     if placement.placed(tensor) != label:
         tensor = _moved(tensor, label)
-    result = original(tensor, HOST, *args, **kwargs)
+    result = original(tensor, *native_args, **kwargs)
     if result is not tensor and label is not HOST:
         placement.place(result, label)
     return result
@@ -187,22 +196,22 @@ def _to_host(original: _Call, tensor: torch.Tensor, *args: Any, **kwargs: Any) -
 
 
 def _target(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...]]:
-    """The device that arguments of Tensor.to name (None: none), and the positional arguments without it; kwargs loses it too."""
-    if kwargs.get("device") is not None:
-        return kwargs.pop("device"), args
-    other = kwargs.pop("other", None)
-    if other is None and args and isinstance(args[0], torch.Tensor):
-        other, args = args[0], args[1:]
-    if other is not None:
+    """The device that arguments of Tensor.to name (None: none), and the positional arguments with the CPU for a simulated device.
+
+    A device among kwargs is replaced in place.
+    """
+    device = kwargs.get("device")
+    if device is not None:
+        if simulated(device) is not None:
+            kwargs["device"] = HOST
+        return device, args
+    other = kwargs.get("other", args[0] if args else None)
+    if isinstance(other, torch.Tensor):
         native = _native_device(other)
-        return (placement.placed(other) if native.type == "cpu" else native), (other.dtype, *args)
-    if args and (
-        isinstance(args[0], (str, torch.device)) or (isinstance(args[0], int) and not isinstance(args[0], bool))
-    ):
-        return args[0], args[1:]
-    if args and args[0] is None:
-        return None, args[1:]
-    return None, args
+        return (placement.placed(other) if native.type == "cpu" else native), args
+    if not args or isinstance(args[0], bool) or not isinstance(args[0], (str, int, torch.device)):
+        return None, args
+    return args[0], (args if simulated(args[0]) is None else (HOST, *args[1:]))
 
 
 class _Move(torch.autograd.Function):

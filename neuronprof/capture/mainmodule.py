@@ -18,8 +18,9 @@ from neuronprof.errors import NeuronprofError
 
 @dataclass(frozen=True)
 class Program:
-    """What is run: path as the user wrote it (or of the module found), import folder (sys.path[0]), spec (None for a file)."""
+    """What is run: name (sys.argv[0]), absolute path, import folder (sys.path[0]), spec (None for a file)."""
 
+    name: str
     path: str
     folder: str
     spec: ModuleSpec | None = None
@@ -51,7 +52,7 @@ def find_file(path: str) -> Program:
         file.open("rb").close()
     except OSError as error:
         raise NeuronprofError(f"The script {path} cannot be read: {error.strerror}.") from error
-    return Program(path, str(file.resolve().parent))
+    return Program(path, str(file.absolute()), str(file.resolve().parent))
 
 
 def find_module(name: str) -> Program:
@@ -74,7 +75,7 @@ def find_module(name: str) -> Program:
         raise NeuronprofError(
             f"There is no module {name} that can be run: check its name and the current folder ({folder})."
         )
-    return Program(spec.origin, folder, spec)
+    return Program(spec.origin, spec.origin, folder, spec)
 
 
 def _main_module(program: Program) -> ModuleType:
@@ -96,7 +97,7 @@ def _interpreter_state(program: Program, argv: list[str]) -> Iterator[ModuleType
     saved = sys.argv, sys.path[:], sys.modules["__main__"], sys.excepthook
     known = set(sys.modules)
     module = _main_module(program)
-    sys.argv = [program.path, *argv]
+    sys.argv = [program.name, *argv]
     sys.path[:] = [program.folder, *sys.path[1:]]
     sys.modules["__main__"] = module
     try:

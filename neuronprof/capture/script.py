@@ -87,7 +87,7 @@ def record_script(script: str, argv: list[str], options: CaptureOptions) -> Outc
     ending = _Ending()
     with _simulated_machine(engine), _sigterm_raises():
         mainmodule.run(program, argv, ending.of)
-    recording = _finished(engine, program.path, argv, options, ending)
+    recording = _finished(engine, program.name, argv, options, ending)
     return Outcome(recording, ending.exit_code, ending.ended_by)
 
 

@@ -1,8 +1,10 @@
 """Shows an error of the script as Python alone would have shown it: without the frames of the recorder."""
 
+import dis
 import sys
+from functools import cache
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -29,8 +31,34 @@ def cleaned(trace: TracebackType | None) -> TracebackType | None:
         entry = entry.tb_next
     result: TracebackType | None = None
     for entry in reversed(kept):
-        result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+        if result is not None and _hooked_call(entry.tb_frame, result.tb_frame):
+            offset, line = _plain_call(entry.tb_frame.f_code)
+            result = TracebackType(result.tb_next, entry.tb_frame, offset, line)
+        else:
+            result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return result
+
+
+def _hooked_call(frame: FrameType, called: FrameType) -> bool:
+    """Whether a module's call took the long way through `inner` only because the recorder listens to all modules."""
+    module = frame.f_locals.get("self")
+    return (
+        frame.f_code.co_name == "_call_impl"
+        and called.f_code.co_name == "inner"
+        and called.f_code.co_filename == frame.f_code.co_filename
+        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    )
+
+
+@cache
+def _plain_call(code: CodeType) -> tuple[int, int]:
+    """Byte offset and line of `return forward_call(*args, **kwargs)`, the way of a call without hooks and the first such call."""
+    line = 0
+    for instruction in dis.get_instructions(code):
+        line = instruction.positions.lineno or line if instruction.positions else line
+        if instruction.opname == "CALL_FUNCTION_EX":
+            return instruction.offset, line
+    return 0, code.co_firstlineno
 
 
 def _clean_chain(error: BaseException | None, seen: set[int]) -> None:

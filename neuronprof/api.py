@@ -147,4 +147,4 @@ def record(script: str | Path, *arguments: str, **options: Any) -> Any:
     """
     from neuronprof import pipeline
 
-    return pipeline.record(script, arguments, pipeline.Options(**options))
+    return pipeline.record(script, arguments, pipeline.Options.of(**options))

@@ -21,7 +21,8 @@ class Options:
 
     output: path of the trace. chip: name or TOML file; lnc: physical cores in a logical one (None: the chip's default). dp: data-parallel
     ranks; bucket_bytes: size of a gradient bucket. values: real, none or auto; steps, warmup: training steps to keep and to skip (steps
-    None: three, and the script runs on to its end); run_on: let the script run on after `steps`. allow_oom: simulate a model that does
+    None: three, and the script runs on to its end); run_on: let the script run on after `steps`; module: the script is a module's name,
+    as for `python -m`. allow_oom: simulate a model that does
     not fit. jitter, slow_chips, seed: see simulate.cluster.Job. quiet: no progress on stderr.
     """
 
@@ -34,19 +35,36 @@ class Options:
     steps: int | None = None
     warmup: int = 1
     run_on: bool = False
+    module: bool = False
     allow_oom: bool = False
     jitter: float = 0.0
     slow_chips: dict[int, float] = field(default_factory=dict)
     seed: int = 0
     quiet: bool = False
 
+    @classmethod
+    def of(cls, **choices: Any) -> "Options":
+        """Options by name.
+
+        Raises:
+            NeuronprofError: a name that is no option.
+        """
+        known = cls.__dataclass_fields__
+        unknown = sorted(set(choices) - set(known))
+        if unknown:
+            raise NeuronprofError(
+                f"There is no option '{unknown[0]}' for a recording; the options are {', '.join(known)}."
+            )
+        return cls(**choices)
+
 
 @dataclass(frozen=True)
 class Recorded:
-    """What came out: the trace (None: no step was found) and the script's exit code."""
+    """What came out: the trace (None: the script failed before its first step), its exit code, and how it ended (see capture.script)."""
 
     trace: Path | None
     exit_code: int
+    ended_by: str
 
 
 # Ranks beyond this many events in all would only repeat what the first ones say.
@@ -64,11 +82,17 @@ def record(script: str | Path, argv: tuple[str, ...] = (), options: Options | No
 
     options = options or Options()
     job = _job(options)
-    capture = CaptureOptions(values=options.values, steps=options.steps, warmup=options.warmup, stop=not options.run_on)
+    capture = CaptureOptions(
+        values=options.values,
+        steps=options.steps,
+        warmup=options.warmup,
+        stop=False if options.run_on else None,
+        module=options.module,
+    )
     outcome = record_script(str(script), list(argv), capture)
     if outcome.recording is None:
-        return Recorded(None, outcome.exit_code)
-    return Recorded(write_trace(outcome.recording, job, options), outcome.exit_code)
+        return Recorded(None, outcome.exit_code, outcome.ended_by)
+    return Recorded(write_trace(outcome.recording, job, options), outcome.exit_code, outcome.ended_by)
 
 
 @contextmanager
@@ -85,7 +109,7 @@ def recording(output: str | Path = "trace.parquet", **choices: Any) -> Iterator[
     if engine.current() is not None:
         yield
         return
-    options = _options(output, choices)
+    options = Options.of(output=output, **choices)
     job = _job(options)
     recorder = engine.Engine(values=options.values, notice=_say)
     with recorder:
@@ -115,14 +139,6 @@ def _current() -> Any:
     """The engine that records, if any; asks without importing PyTorch."""
     module = sys.modules.get("neuronprof.capture.engine")
     return module.current() if module else None
-
-
-def _options(output: str | Path, choices: dict[str, Any]) -> Options:
-    unknown = sorted(set(choices) - set(Options.__dataclass_fields__))
-    if unknown:
-        known = ", ".join(Options.__dataclass_fields__)
-        raise NeuronprofError(f"There is no option '{unknown[0]}' for a recording; the options are {known}.")
-    return Options(output=output, **choices)
 
 
 def _job(options: Options) -> "Job":

@@ -200,7 +200,7 @@ def test_the_script_runs_on_after_three_steps_and_says_so_once(run, capsys):
     outcome = run(MODEL + "for i in range(7):\n    step(); print(i)")
     shown = capsys.readouterr()
     assert shown.out == "0\n1\n2\n3\n4\n5\n6\n"
-    assert shown.err == "neuronprof: recorded 3 steps; the script runs on unrecorded (--stop ends it here)\n"
+    assert shown.err == "neuronprof: recorded 3 steps; the script runs on unrecorded (Ctrl-C ends it)\n"
     assert (outcome.exit_code, outcome.ended_by, len(steps(outcome))) == (0, "end", 3)
 
 

@@ -111,7 +111,7 @@ def _on_complete(options: CaptureOptions) -> Callable[[], None]:
 
     def run_on() -> None:
         steps = options.steps_to_record
-        _notice(f"recorded {steps} step{'s' * (steps != 1)}; the script runs on unrecorded (--stop ends it here)")
+        _notice(f"recorded {steps} step{'s' * (steps != 1)}; the script runs on unrecorded (Ctrl-C ends it)")
 
     return stop if options.stops else run_on
 

@@ -1,6 +1,7 @@
 """neuronprof record: run a training script on a simulated machine and write its trace."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ def _add_script(add: Callable[..., Any]) -> None:
     add("--steps", type=int, metavar="N", help="record N steps, then end the script (default: 3, and it runs on)")
     add("--warmup", type=int, default=1, metavar="N", help="steps to skip first, if more follow (default: %(default)s)")
     add("--run-on", action="store_true", help="with --steps: let the script run on to its end, unrecorded")
+    add("-m", dest="module", action="store_true", help="the script is the name of a module, as for python -m")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     options = _options(args)
     result = pipeline.record(args.script, tuple(args.argv), options)
     if result.trace is not None:
-        _report(result.trace, args)
+        _report(result.trace, result.ended_by, args)
     return result.exit_code
 
 
@@ -83,6 +85,7 @@ def _options(args: argparse.Namespace) -> "pipeline.Options":
         steps=args.steps,
         warmup=args.warmup,
         run_on=args.run_on,
+        module=args.module,
         allow_oom=args.allow_oom,
         jitter=_jitter(args.jitter),
         slow_chips=dict(_slow_chip(text) for text in args.slow_chip),
@@ -108,18 +111,21 @@ def _slow_chip(text: str) -> tuple[int, float]:
     return number, times
 
 
-def _report(trace: Path, args: argparse.Namespace) -> None:
+_CUT_SHORT = {"error": "failed", "interrupt": "was interrupted", "terminated": "was terminated"}
+
+
+def _report(trace: Path, ended_by: str, args: argparse.Namespace) -> None:
     """The summary, the file written, and what to run next."""
     from neuronprof import api
 
     loaded = api.load(trace)
-    sys.stderr.flush()
+    sys.stdout.flush()
     if args.json:
-        import json
-
         print(json.dumps(loaded.summary().to_dict()))
         return
     print(f"\n{loaded.summary()}")
+    if ended_by in _CUT_SHORT:
+        print(f"\nThe script {_CUT_SHORT[ended_by]}; the trace holds the steps before that.")
     print(f"\nwrote {trace} ({units.size(_bytes(trace))})")
     print(f"next: neuronprof view {trace}      the timeline, in a browser")
     print(f"      neuronprof analyze {trace}   every table behind this summary")

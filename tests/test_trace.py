@@ -267,6 +267,11 @@ def test_a_folder_of_the_users_is_never_replaced(tmp_path):
     ):
         TraceWriter(tmp_path / "thesis")
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "so far"
+    (tmp_path / "results").mkdir()
+    with pytest.raises(
+        NeuronprofError, match=r"results is a folder; write the trace to a file in it with -o .*results/trace\.parquet"
+    ):
+        TraceWriter(tmp_path / "results")
     (tmp_path / "t.partial").mkdir()
     (tmp_path / "t.partial" / "notes.txt").write_text("mine")
     with pytest.raises(NeuronprofError, match="holds other things"):

@@ -80,7 +80,7 @@ class TraceWriter:
         self._encoding: Future[None] | None = None
         self._closed = False
         with _Writing(self.path):
-            _refuse_foreign_folder(self.path)
+            _refuse_foreign_folder(self.path, empty=False)
             _remove(self.partial)
             self.partial.mkdir()
 
@@ -214,12 +214,14 @@ def _operators(columns: Mapping[str, Any] | None) -> bytes:
     return base64.b64encode(sink.getvalue())
 
 
-def _is_trace_folder(path: Path) -> bool:
-    return all(entry.suffix == ".parquet" and "part-" in entry.name for entry in path.iterdir())
-
-
-def _refuse_foreign_folder(path: Path) -> None:
-    if path.is_dir() and not _is_trace_folder(path):
+def _refuse_foreign_folder(path: Path, *, empty: bool) -> None:
+    """Refuses to take the place of a folder that is not one of part files; `empty`: an empty one may be taken."""
+    if not path.is_dir():
+        return
+    names = [entry.name.removeprefix(".") for entry in path.iterdir()]
+    if not (names or empty):
+        raise NeuronprofError(f"{path} is a folder; write the trace to a file in it with -o {path / 'trace.parquet'}.")
+    if not all(name.startswith("part-") and name.endswith(".parquet") for name in names):
         raise NeuronprofError(f"{path} is a folder that holds other things than a trace; choose another path with -o.")
 
 
@@ -228,5 +230,5 @@ def _remove(path: Path) -> None:
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    _refuse_foreign_folder(path)
+    _refuse_foreign_folder(path, empty=True)
     shutil.rmtree(path)

@@ -129,6 +129,14 @@ def test_pandas_reads_file_and_folder_alike(tmp_path):
     assert str(one["layer"].dtype) == "category"
 
 
+def test_the_same_events_are_the_same_bytes(tmp_path):
+    batches = [
+        batch(100 * i, chip=i % 2, layer=f"layer{i}", deps=(np.arange(4), np.array([1, 2, 3]))) for i in range(6)
+    ]
+    first, second = (write(tmp_path / name, *batches).read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
 def test_a_row_group_holds_one_chip(tmp_path):
     path = write(tmp_path / "t", *[batch(100 * i, chip=i % 3) for i in range(9)])
     metadata = pq.ParquetFile(path).metadata

@@ -194,7 +194,8 @@ def run(
     Args:
         trace: an open trace.
         analyzers: what to ask.
-        mapper: like `map`: applies a function to each task, here or elsewhere. Functions, tasks and results pickle.
+        mapper: like `map`: applies a function to each task, here or elsewhere: `pool.map` of multiprocessing, or of a Dask client
+            `lambda function, tasks: client.gather(client.map(function, tasks))`. Functions, tasks and results pickle.
 
     Returns:
         For each analyzer's name its finished tables.

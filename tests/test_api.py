@@ -105,7 +105,7 @@ def test_marks_and_recordings_are_the_pipelines(monkeypatch):
     pipeline.step = lambda: calls.append("step")
     pipeline.region = lambda name: calls.append(("region", name)) or __import__("contextlib").nullcontext()
     pipeline.recording = lambda path, **options: calls.append(("recording", path, options)) or "context"
-    pipeline.Options = lambda **options: options
+    pipeline.Options = types.SimpleNamespace(of=lambda **options: options)
     pipeline.record = lambda script, arguments, options: calls.append((script, arguments, options)) or "recorded"
     monkeypatch.setitem(sys.modules, "neuronprof.pipeline", pipeline)
     monkeypatch.setattr(neuronprof, "pipeline", pipeline, raising=False)

@@ -16,6 +16,7 @@ _current_node = torch._C._current_autograd_node
 _grad_enabled = torch.is_grad_enabled
 _NO_SEQUENCE = 2**63  # AccumulateGrad's sequence number lies above
 _CHECKPOINT = str(Path("torch", "utils", "checkpoint.py"))
+_FUNCTION = str(Path("torch", "autograd", "function.py"))
 _OWN = str(Path(__file__).parent.parent)
 _LIBRARIES = ("site-packages", "dist-packages")
 _STDLIB = str(Path(weakref.__file__).parent)
@@ -134,11 +135,11 @@ def _relative(file: Path, folder: Path | None) -> Path:
     return file.resolve().relative_to(folder) if inside and folder is not None else file
 
 
-def in_checkpoint() -> bool:
-    """Whether activation checkpointing is running the user's function again, seen from the frames of this thread."""
+def called_from(file: str) -> bool:
+    """Whether a function of a file of PyTorch is being called in this thread; file: the end of its path."""
     frame: FrameType | None = sys._getframe(3)
     while frame is not None:
-        if frame.f_code.co_filename.endswith(_CHECKPOINT):
+        if frame.f_code.co_filename.endswith(file):
             return True
         frame = frame.f_back
     return False
@@ -189,12 +190,15 @@ class Attribution:
             return FORWARD, stack[-1], source, self.region, -1
         if needs_gradient(operands):
             return FORWARD, stack[-1] if stack else 0, source, self.region, -1
-        return OPTIMIZER if self.optimizing else OTHER, 0, source, self.region, -1
+        if self.optimizing:
+            return OPTIMIZER, 0, source, self.region, -1
+        # The forward of a custom Function runs without gradients: its node stands for all of it.
+        return FORWARD if called_from(_FUNCTION) else OTHER, 0, source, self.region, -1
 
     def _behind(self, op: int, sequence: int, columns: Any) -> tuple[int, int, int, int, int]:
         modules = self.modules
         again = bool(modules.recomputing) and modules.recomputing[-1]
-        again = again or (_grad_enabled() and in_checkpoint())
+        again = again or (_grad_enabled() and called_from(_CHECKPOINT))
         node = _current_node()
         number = -1 if node is None else node._sequence_nr()
         forward = self._operator_of.get(number, -1)

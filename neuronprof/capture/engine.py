@@ -13,7 +13,7 @@ from neuronprof.capture.assemble import assemble
 from neuronprof.capture.budget import Budget
 from neuronprof.capture.hooks import Hooks
 from neuronprof.capture.plans import SMALL, Asked, Plan
-from neuronprof.capture.policy import Policy
+from neuronprof.capture.policy import Policy, doubtful
 from neuronprof.capture.signatures import Call, Operator, tensors_in
 from neuronprof.capture.simtensor import Sim
 from neuronprof.capture.tape import Entry, Tape
@@ -26,6 +26,7 @@ _FAKE = torch._C._TorchDispatchModeKey.FAKE
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
 _FUNCTIONAL = torch._C._TorchDispatchModeKey.FUNCTIONAL
 _sequence = torch.autograd._get_sequence_nr
+_MOST_ENTRIES = 1 << 16
 _active: list["Engine"] = []
 
 
@@ -230,7 +231,7 @@ class Engine(TorchDispatchMode):
     def _excessive(self, func: Any, operator: Operator, args: Any, kwargs: Any, operands: Any) -> bool:
         """Whether an operator not seen before would pass the budget all by itself."""
         layouts = [self._call.layout(t) for t in operands]
-        if operator.view or operator.dynamic or not self._policy.doubtful(layouts):
+        if operator.view or operator.dynamic or not doubtful(layouts):
             return False
         results = self._policy.results(Asked(func, operator, args, kwargs, operands, self._policy.shaped))
         signature = self._call.signature(operator, args, kwargs, results, False)
@@ -275,12 +276,16 @@ class Engine(TorchDispatchMode):
     ) -> tuple[Entry, Any]:
         """Decides on a call that was not seen before, and makes its result."""
         plan = self._decide(func, operator, args, kwargs, operands, absent=found[-1])
-        out = func(*args, **kwargs) if plan is None else self._policy.build(plan, operands)
+        if plan is None:
+            out = func(*args, **kwargs)
+            self._policy.inherit(operands, out)
+        else:
+            out = self._policy.build(plan, operands)
         if operator.dynamic or (plan is not None and not plan.reusable):
             return self._dynamic(found, out), out
-        entry = Entry(plan)
-        if not (self.tape.paused and operator.in_place):  # a schedule's changing factors would fill the table for ever
-            self._entries[found] = entry
+        if self.tape.paused and len(self._entries) >= _MOST_ENTRIES:
+            self._entries.clear()  # a schedule's changing factors would fill the table for ever
+        entry = self._entries[found] = Entry(plan)
         return entry, out
 
     def _decide(
@@ -294,8 +299,7 @@ class Engine(TorchDispatchMode):
         device = kwargs.get("device")
         if operator.written or operator.dynamic or (device is not None and torch.device(device).type == "meta"):
             return None
-        layouts = [self._call.layout(t) for t in operands]
-        return self._policy.too_large(asked) if self._policy.doubtful(layouts) else None
+        return self._policy.too_large(asked)
 
     def _decide_in_place(self, asked: Asked) -> Plan:
         """Factors change with every step (a bias correction, a schedule), but the results are the operands all the same."""

@@ -15,12 +15,13 @@ from neuronprof.capture.simtensor import Sim
 from neuronprof.capture.substitutes import ITEM, SUBSTITUTES
 
 _MOST_ZERO_RUN = 1 << 28
-_DOUBTFUL = 1 << 33
-"""Product of the two largest operands' element counts above which a result may be large: then its size is asked first."""
+_DOUBTFUL = 1 << 29
+"""Product of the two largest operands' element counts above which a result may have gigabytes: then its size is asked first."""
 _INDICES = frozenset(
     {"topk", "sort", "max", "min", "argmax", "argmin", "argsort", "multinomial", "kthvalue", "mode", "median"}
 )
 _CPU = torch.device("cpu")
+_INVENTED = "_neuronprof_invented"
 _Substitution = Callable[[Any], Any]
 
 
@@ -33,10 +34,6 @@ class Policy:
         self._random = torch.Generator().manual_seed(0)
 
     # --- deciding
-
-    def doubtful(self, layouts: Sequence[Layout]) -> bool:
-        """Whether an operator on operands with values may have a result (or a cost) out of proportion to them."""
-        return not layouts or prod(sorted((m.numel for m in layouts), reverse=True)[:2]) > _DOUBTFUL
 
     def results(self, asked: Asked) -> list[torch.Tensor]:
         """The tensors an operator would make, without memory; none if that depends on values."""
@@ -51,7 +48,7 @@ class Policy:
             out, substitutes = self._dry_run(asked, _any)
         except Exception:
             return None  # depends on values, or the user's mistake: the real operator decides
-        made = [t for t in tensors_in(out) if all(t is not s for s in substitutes)]
+        made = [t for t in tensors_in(out) if t.layout is torch.strided and all(t is not s for s in substitutes)]
         large = any(t.numel() > (SMALL if t.is_floating_point() else MOST_INTEGERS) for t in made)
         return self._plan(asked, out, substitutes) if large else None
 
@@ -162,7 +159,7 @@ class Policy:
             return simtensor.as_strided(operands[entry[1]], entry[2], entry[3], entry[4])
         if kind == "scalar":
             scalar = torch.full((), entry[1], dtype=entry[2])
-            scalar.__dict__["_invented"] = True
+            _labels(scalar)[_INVENTED] = True
             return scalar
         return self._indices(entry[1], entry[2]).to(entry[3]) if kind == "index" else entry[1]
 
@@ -177,11 +174,21 @@ class Policy:
 
     def inherit(self, operands: Sequence[torch.Tensor], out: Any) -> None:
         """Marks a scalar computed from an invented one; a plain number read from one is counted."""
-        if any("_invented" in t.__dict__ for t in operands):
+        if any(_INVENTED in _labels(t) for t in operands):
             if isinstance(out, torch.Tensor):
-                out.__dict__["_invented"] = True
+                _labels(out)[_INVENTED] = True
             elif isinstance(out, (bool, int, float)):
                 self._note(ITEM)
+
+
+def _labels(tensor: torch.Tensor) -> dict[str, Any]:
+    """What is noted on a tensor's storage, which its views share."""
+    return tensor.untyped_storage().__dict__ if tensor.layout is torch.strided else {}
+
+
+def doubtful(layouts: Sequence[Layout]) -> bool:
+    """Whether an operator that is to be computed may have a result, or a cost, out of all proportion to its operands."""
+    return not layouts or prod(sorted((m.numel for m in layouts), reverse=True)[:2]) > _DOUBTFUL
 
 
 def _any(_tensor: torch.Tensor) -> bool:

@@ -43,6 +43,7 @@ class Tape:
         self.paused = False
         self.active = False
         self.host = 0
+        self.boundaries = 0
         self.stop_after: int | None = None
         self.on_complete: Callable[[], None] | None = None
         self.signatures: list[Signature] = []
@@ -84,8 +85,8 @@ class Tape:
 
     def suspend(self) -> None:
         """The mode is left."""
-        self.end_mutation()
         self.active = False
+        self.end_mutation()
         self._update()
 
     def stop(self) -> None:
@@ -272,10 +273,8 @@ class Tape:
         self._evaluations = 0
         if self.stop_after is not None and self.steps.count() >= self.stop_after:
             self.stop()
-            if self.on_complete is not None:
+            if self.on_complete is not None and self.active:
                 self.on_complete()
-
-    boundaries = 0
 
 
 def _alias(operator: Operator, operands: list[Any], results: list[Any]) -> bool:

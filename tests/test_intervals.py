@@ -68,6 +68,12 @@ def test_union_by_key():
     assert intervals.union_by(np.array([0, 2, 0]), starts, ends, 3).tolist() == [5, 0, 3]
 
 
+def test_union_by_key_of_long_times_and_many_keys():
+    # 1,000 keys times 10^17 ns would overflow if keys were laid one after the other
+    keys = np.arange(1000)
+    assert intervals.union_by(keys, keys * 10**14, keys * 10**14 + 7, 1000).tolist() == [7] * 1000
+
+
 @given(sets, sets)
 def test_sets_of_instants(first, second):
     a, b = intervals.merge(*arrays(first)), intervals.merge(*arrays(second))

@@ -100,11 +100,12 @@ def union_by(keys: NDArray[np.int64], starts: Times, ends: Times, count: int) ->
     """
     order = np.lexsort((starts, keys))
     keys, starts, ends = keys[order], starts[order], ends[order]
-    if not len(keys):
-        return np.zeros(count, np.int64)
-    shift = keys * (int(ends.max()) - int(starts.min()) + 1)  # puts the keys one after the other on one axis
-    first, last = merge(starts + shift, ends + shift)
-    owner = keys[np.searchsorted(starts + shift, first)]
+    heights = np.sort(ends)  # ends by rank: key * rows + rank grows from key to key and cannot overflow as times would
+    ranks = np.searchsorted(heights, ends) + keys * len(keys)
+    reach = heights[np.maximum.accumulate(ranks) - keys * len(keys)]
+    begin = starts.copy()
+    same = keys[1:] == keys[:-1]
+    begin[1:] = np.where(same, np.maximum(starts[1:], reach[:-1]), starts[1:])
     result = np.zeros(count, np.int64)
-    np.add.at(result, owner, last - first)
+    np.add.at(result, keys, np.maximum(ends - begin, 0))
     return result

@@ -148,7 +148,7 @@ def test_queues_run_in_order_and_hbm_serves_one_after_another():
         (5, 10, 5, "hbm", 0),
         (15, 25, 15, "dma", 1),
         (25, 30, 25, "data", 3),
-        (30, 35, 30, "data", 4),
+        (30, 35, 15, "data", 4),  # HBM was free from 15 on: only the data was missing
     ]
     assert order.tolist() == [0, 2, 1, 3, 4, 5]
 
@@ -157,7 +157,18 @@ def test_a_dma_starts_late_by_its_start_up():
     program, costs = small_program()
     _, timing = plain.simulate(program, replace(costs, dma_start=2))
     # Nothing holds the first three back: their start-up has passed before the program begins. The store waits 2 after its data.
-    assert rows(program, timing)[5] == (32, 37, 32, "data", 4)
+    assert rows(program, timing)[5] == (32, 37, 17, "data", 4)
+
+
+def test_an_instruction_waits_for_the_last_thing_only_since_the_one_before():
+    # The activation needs the matmul's data (10) and room that the load frees (7): for 3 it was ready but for its data.
+    b = ProgramBuilder()
+    product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
+    load = b.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (1, 1, 0, 0))
+    b.add(Opcode.ACTIVATE, Queue.SCALAR, 0, (1, 1, 0, 0), data=[product], space=[load])
+    program = b.finish([], {})
+    _, timing = plain.simulate(program, Costs(np.array([10, 7, 5]), 0))
+    assert rows(program, timing)[2] == (10, 15, 3, "data", 0)
 
 
 def test_room_in_sbuf_is_its_own_reason_to_wait():
@@ -194,7 +205,7 @@ def test_a_collective_starts_when_the_last_rank_arrives():
     program, costs = collective_program()
     factor = np.array([[1.0, 1.5], [1.0, 1.0]])
     timing = lanes.recurrence(program, costs, np.array([0, 1]), factor, np.zeros(2, np.int64))
-    assert rows(program, timing, 0) == [(0, 10, 0, "none", -1), (15, 19, 15, "peer", 0)]
+    assert rows(program, timing, 0) == [(0, 10, 0, "none", -1), (15, 19, 5, "peer", 0)]
     assert rows(program, timing, 1) == [(0, 15, 0, "none", -1), (15, 19, 15, "data", 0)]
     assert timing.released_on[1].tolist() == [1, 1]  # rank 1's matmul released both
 

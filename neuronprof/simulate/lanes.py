@@ -25,18 +25,22 @@ def recurrence(program: Program, costs: Costs, order: np.ndarray, factor: np.nda
     for i in order.tolist():
         queue = int(program.queue[i])
         choice = (free[queue], np.full(lanes, NONE, np.int8), np.full(lanes, last[queue], np.int32))
+        latest = {NONE: free[queue]}
         delay = costs.dma_start if served[i] else 0
         for at in range(int(program.deps_ptr[i]), int(program.deps_ptr[i + 1])):
             dependency = int(program.deps[at])
-            choice = _later(choice, timing.end[dependency] + delay, causes[at], dependency)
+            ended = timing.end[dependency] + delay
+            latest[causes[at]] = np.maximum(ended, latest.get(causes[at], 0))
+            choice = _later(choice, ended, causes[at], dependency)
         on = own
         if served[i]:
+            latest[HBM] = hbm
             choice = _later(choice, hbm, HBM, hbm_last)
         elif i in program.collectives:
             choice, on = _meet(choice)
         start, timing.wait_for[i], timing.released_by[i] = choice
         timing.start[i], timing.end[i] = start, start + duration[i]
-        timing.wait[i], timing.released_on[i] = start - free[queue], on
+        timing.wait[i], timing.released_on[i] = _waited(timing.wait_for[i], start, latest), on
         free[queue], last[queue] = timing.end[i], i
         if served[i]:
             hbm, hbm_last = timing.end[i], i
@@ -62,6 +66,14 @@ def _later(choice: _Choice, other: np.ndarray, cause: int, by: int) -> _Choice:
     start, why, released = choice
     later = other > start
     return np.where(later, other, start), np.where(later, np.int8(cause), why), np.where(later, np.int32(by), released)
+
+
+def _waited(cause: np.ndarray, start: np.ndarray, latest: dict[int, np.ndarray]) -> np.ndarray:
+    """How long only the cause was missing: since the latest of all other conditions."""
+    others = np.zeros_like(start)
+    for why, time in latest.items():
+        others = np.maximum(others, np.where(cause == why, 0, time))
+    return np.where(cause == NONE, 0, start - others)
 
 
 def _meet(choice: _Choice) -> tuple[_Choice, np.ndarray]:

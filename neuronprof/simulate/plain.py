@@ -60,12 +60,16 @@ class _Rank:
         """Puts a queue's head, whose dependencies have all started, among those that can start."""
         queue = self.queue[i]
         ready, by, cause = self.free[queue], self.last[queue], NONE
+        latest = {NONE: ready}
         delay = self.dma_start if self.served[i] else 0
         for at in range(self.ptr[i], self.ptr[i + 1]):
-            dependency = self.deps[at]
-            if self.end[dependency] + delay > ready:
-                ready, by, cause = self.end[dependency] + delay, dependency, self.cause[at]
+            dependency, why = self.deps[at], self.cause[at]
+            ended = self.end[dependency] + delay
+            latest[why] = max(ended, latest.get(why, 0))
+            if ended > ready:
+                ready, by, cause = ended, dependency, why
         self.released_by[i], self.wait_for[i] = by, cause
+        self.wait[i] = 0 if cause == NONE else ready - max(time for why, time in latest.items() if why != cause)
         heapq.heappush(self.heads, (ready, i))
 
     def start_next(self) -> int:
@@ -73,8 +77,11 @@ class _Rank:
         start, i = heapq.heappop(self.heads)
         queue = self.queue[i]
         if self.served[i] and self.hbm_free > start:
+            self.wait[i] = self.hbm_free - start
             start, self.released_by[i], self.wait_for[i] = self.hbm_free, self.hbm_last, HBM
-        self.start[i], self.end[i], self.wait[i] = start, start + self.duration[i], start - self.free[queue]
+        elif self.served[i]:
+            self.wait[i] = min(self.wait[i], start - self.hbm_free)
+        self.start[i], self.end[i] = start, start + self.duration[i]
         self.free[queue], self.last[queue] = self.end[i], i
         if self.served[i]:
             self.hbm_free, self.hbm_last = self.end[i], i

@@ -31,7 +31,8 @@ class Costs:
 class Timing:
     """When each instruction ran on each lane, [n, lanes].
 
-    start, end int64, picoseconds. wait int64: how long it stood at the head of its queue; wait_for int8: index in WAITS. released_by
+    start, end int64, picoseconds. wait int64: how long it stood at the head of its queue, ready but for one thing; wait_for int8: that
+    thing, index in WAITS (several operands are one thing). released_by
     int32: the instruction whose end let it start (-1: none), on lane released_on (int32).
     """
 

@@ -42,6 +42,14 @@ def encoder() -> Model:
     return model, lambda: model(torch.randn(2, 32, 64)).pow(2).mean()
 
 
+def diffusion() -> Model:
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.GroupNorm(4, 32), nn.SiLU(), nn.Upsample(scale_factor=2), nn.Conv2d(32, 8, 3),
+        nn.InstanceNorm2d(8, affine=True),
+    )  # fmt: skip
+    return model, lambda: model(torch.randn(4, 3, 24, 24)).pow(2).mean()
+
+
 class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -216,4 +224,4 @@ def bidirectional() -> Model:
     return model, lambda: model(torch.randn(2, 16, 64), torch.randn(2, 12, 64), tgt_mask=mask).pow(2).mean()
 
 
-MODELS = (mlp, resnet, encoder, gpt, lstm, gru, autoencoder, multihead, dlrm, llama, gan, bidirectional)
+MODELS = (mlp, resnet, diffusion, encoder, gpt, lstm, gru, autoencoder, multihead, dlrm, llama, gan, bidirectional)

@@ -57,14 +57,25 @@ def _index(asked: Asked) -> Plan:
     return plan._replace(notes=tuple(notes), reusable=False)
 
 
-def _batch_norm(asked: Asked) -> Plan:
-    """The kernel keeps statistics in the precision of the weights; PyTorch's shape rule says that of the input."""
-    plan = asked.shaped(asked)
-    weight = asked.args[1]
-    if weight is None:
-        return plan
-    first, *statistics = plan.leaves
-    return plan._replace(leaves=(first, *((*leaf[:3], weight.dtype) for leaf in statistics)))
+def _normalization(weight: int) -> Callable[[Asked], Plan]:
+    """Kernels of the CPU keep statistics in the precision of the weight (at this position); PyTorch's shape rule says that of the input."""
+
+    def plan(asked: Asked) -> Plan:
+        shaped = asked.shaped(asked)
+        scale = asked.args[weight]
+        if scale is None:
+            return shaped
+        first, *statistics = shaped.leaves
+        return shaped._replace(leaves=(first, *((*leaf[:3], scale.dtype) for leaf in statistics)))
+
+    return plan
+
+
+def _group_norm_backward(asked: Asked) -> Plan:
+    """The gradient has the precision of the input; PyTorch's shape rule says that of the weight."""
+    shaped = asked.shaped(asked)
+    gradient, *others = shaped.leaves
+    return shaped._replace(leaves=((*gradient[:3], asked.args[1].dtype) if gradient[0] == "new" else gradient, *others))
 
 
 def _grouped_mm(asked: Asked) -> Plan:
@@ -92,7 +103,10 @@ SUBSTITUTES: dict[str, Callable[[Asked], Plan]] = {
     "aten._index_put_impl_.default": _index,
     "aten.index_put_.default": _index,
     "aten.index_put.default": _index,
-    "aten.native_batch_norm.default": _batch_norm,
+    "aten.native_batch_norm.default": _normalization(1),
+    "aten.native_layer_norm.default": _normalization(2),
+    "aten.native_group_norm.default": _normalization(1),
+    "aten.native_group_norm_backward.default": _group_norm_backward,
     "aten._grouped_mm.default": _grouped_mm,
     "_c10d_functional.wait_tensor.default": _wait,
 }

@@ -52,15 +52,23 @@ def _host_operators(tape: Tape, flow: Dataflow, first: int, last: int) -> set[in
     recorder, counters = tape.recorder, tape.roles.on_host
     arrivals = {i for i, s in enumerate(tape.signatures) if s.name == "neuronprof.h2d"}
     gone: set[int] = set()
+    arriving: set[int] = set()
     awaited: set[int] = set()
     for op in range(last - 1, first - 1, -1):
         results = flow.results(op)
+        made = [b for b in results if recorder.births[b] == op]
         if recorder.signature[op] in arrivals:
+            arriving.update(results)
             awaited.update(results)
-        elif _counts(op, flow, counters) or (recorder.phase[op] == OTHER and any(b in awaited for b in results)):
+        elif (
+            _counts(op, flow, counters)
+            or any(b in arriving for b in made)  # the copy itself, wherever the script asks for it
+            or (recorder.phase[op] == OTHER and any(b in awaited for b in results))
+        ):
             gone.add(op)
             awaited.update(flow.reads(op))
-        awaited.difference_update(b for b in results if recorder.births[b] == op)
+        arriving.difference_update(made)
+        awaited.difference_update(made)
     return gone
 
 

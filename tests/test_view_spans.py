@@ -25,7 +25,9 @@ def test_events_merge_level_by_level():
     # Level 2 (bins of 4): a and b are shorter than 4 and start in bin 0: a bar. Level 5 (32): c (20 long) joins them. Level 6 (64): d too.
     merged_at, bars = spans.merge(ints(0, 3, 8, 40), ints(2, 2, 20, 1), top=6)
     assert merged_at.tolist() == [2, 2, 5, 6]
-    rows = list(zip(*(getattr(bars, n).tolist() for n in ("level", "start", "end", "busy", "count", "longest")), strict=True))
+    rows = list(
+        zip(*(getattr(bars, n).tolist() for n in ("level", "start", "end", "busy", "count", "longest")), strict=True)
+    )
     assert rows == [
         (2, 0, 5, 4, 2, 0),
         (3, 0, 5, 4, 2, 0),

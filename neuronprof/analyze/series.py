@@ -23,7 +23,8 @@ def rate(start: NDArray[np.int64], duration: NDArray[np.int64], amount: NDArray[
     """Bytes a second while transfers run, those at the same time added; a transfer moves its bytes evenly over its duration.
 
     Args:
-        start, duration: int64 nanoseconds; a duration of 0 counts as 1.
+        start: int64 nanoseconds.
+        duration: int64 nanoseconds; 0 counts as 1.
         amount: bytes of each transfer.
     """
     length = np.maximum(duration, 1)
@@ -35,14 +36,20 @@ def rate(start: NDArray[np.int64], duration: NDArray[np.int64], amount: NDArray[
 
 
 def held(
-    start: NDArray[np.int64], duration: NDArray[np.int64], amount: NDArray[np.int64], category: NDArray[np.int64], categories: int
+    start: NDArray[np.int64],
+    duration: NDArray[np.int64],
+    amount: NDArray[np.int64],
+    category: NDArray[np.int64],
+    categories: int,
 ) -> Steps:
     """Bytes held over time in each category.
 
     Args:
-        start, duration: int64 nanoseconds; the interval in which the level is held.
+        start: int64 nanoseconds, when the level begins.
+        duration: int64 nanoseconds, how long it is held.
         amount: int64 bytes.
         category: column of each row, below `categories`.
+        categories: how many columns.
     """
     changes = np.zeros((2 * len(start), categories), np.int64)
     rows = np.arange(len(start))
@@ -65,7 +72,7 @@ def means(steps: Steps, level: int, span_ns: int) -> NDArray[np.float64]:
 
 
 def peaks(steps: Steps, level: int) -> NDArray[np.intp]:
-    """The times that a coarser picture must keep: in each bin of 2**level nanoseconds the first one with the largest total, and the last one."""
+    """The times that a coarser picture keeps: in each bin of 2**level nanoseconds the first with the largest total, and the last."""
     if not len(steps.time):
         return np.zeros(0, np.intp)
     total = steps.value.sum(axis=1)

@@ -115,7 +115,7 @@ def stack(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]
 def runs(
     start: NDArray[np.int64], end: NDArray[np.int64], label: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Bands of equal labels: for events sorted by start, one (start, end, label) a run, ending where its last event or the next run does."""
+    """Bands of equal labels, for events sorted by start: (start, end, label) of each run, which ends with its last event or at the next."""
     if not len(start):
         return start, end, label
     heads = np.flatnonzero(np.concatenate(([True], label[1:] != label[:-1])))

@@ -21,7 +21,12 @@ def nothing() -> "Div":
     """What stands where the timeline of a trace without events would be."""
     from bokeh.models import Div
 
-    return Div(text="This trace has no events.", name="timeline", stylesheets=[look.SENTENCE_CSS], styles={"padding": "40px 12px"})
+    return Div(
+        text="This trace has no events.",
+        name="timeline",
+        stylesheets=[look.SENTENCE_CSS],
+        styles={"padding": "40px 12px"},
+    )
 
 
 def time_range(start: int, end: int) -> "Range1d":
@@ -44,7 +49,9 @@ def _figure(x_range: "Range1d", height: int, **options: Any) -> "Figure":
         BoxZoomTool(dimensions="width"),
         ResetTool(),
     ]
-    plot = figure(x_range=x_range, height=height, tools=tools, sizing_mode="stretch_width", lod_threshold=None, **options)
+    plot = figure(
+        x_range=x_range, height=height, tools=tools, sizing_mode="stretch_width", lod_threshold=None, **options
+    )
     plot.xaxis.formatter = CustomJSTickFormatter(
         code=look.script(
             "format.js",
@@ -89,7 +96,7 @@ def overview(x_range: "Range1d") -> tuple["Figure", "ColumnDataSource"]:
     from bokeh.models import ColumnDataSource, FixedTicker, Range1d, RangeTool
 
     whole = Range1d(x_range.start, x_range.end)
-    plot = _figure(whole, 42, y_range=Range1d(-1, 0))
+    plot = _figure(whole, 42, y_range=Range1d(-1, 0), name="overview")
     plot.toolbar_location = None
     plot.tools = []
     plot.xaxis.visible = False
@@ -98,7 +105,7 @@ def overview(x_range: "Range1d") -> tuple["Figure", "ColumnDataSource"]:
     look.label_axis(plot.yaxis)
     plot.min_border_right = look.TOOLBAR
     source = ColumnDataSource({name: [] for name in ("left", "right", "bottom", "top", "colour", "row")})
-    _quads(plot, source, name="overview")
+    _quads(plot, source, name="whole")
     window = RangeTool(x_range=x_range, start_gesture="pan")
     window.overlay.fill_color, window.overlay.fill_alpha = "#1f6feb", 0.10
     window.overlay.line_color, window.overlay.line_alpha, window.overlay.line_dash = "#1f6feb", 0.7, "solid"
@@ -117,11 +124,14 @@ def _mapper(kind: Any, palette: Sequence[str]) -> Any:
     return kind(palette=list(palette), low=-0.5, high=len(palette) - 0.5)
 
 
-def bandwidth(x_range: "Range1d", label: str, peak: float | None, largest: float) -> tuple["Figure", "ColumnDataSource"]:
+def bandwidth(
+    x_range: "Range1d", name: str, label: str, peak: float | None, largest: float
+) -> tuple["Figure", "ColumnDataSource"]:
     """Achieved bytes a second over time, against the peak.
 
     Args:
         x_range: the shared window.
+        name: of the figure in the page's document.
         label: what stands left of it.
         peak: bytes a second that the machine can do; None if the trace does not say.
         largest: the highest value drawn, bytes a second.
@@ -129,7 +139,7 @@ def bandwidth(x_range: "Range1d", label: str, peak: float | None, largest: float
     from bokeh.models import ColumnDataSource, Range1d
 
     top = max(peak or 0.0, largest) or 1.0
-    plot = _figure(x_range, 70, y_range=Range1d(0, top * 1.22))
+    plot = _figure(x_range, 70, y_range=Range1d(0, top * 1.22), name=name)
     source = ColumnDataSource({"x": [], "y": []})
     plot.varea(x="x", y1=0, y2="y", source=source, fill_color=tracks.BLUE, fill_alpha=0.22)
     line = plot.line(x="x", y="y", source=source, line_color=tracks.BLUE, line_width=1.2)
@@ -141,19 +151,23 @@ def bandwidth(x_range: "Range1d", label: str, peak: float | None, largest: float
     return plot, source
 
 
-def memory(x_range: "Range1d", roles: Sequence[str], capacity: int | None, most: int) -> tuple["Figure", "ColumnDataSource"]:
+def memory(
+    x_range: "Range1d", roles: Sequence[str], capacity: float | None, most: int
+) -> tuple["Figure", "ColumnDataSource"]:
     """Bytes held in HBM over time, stacked by category, against the capacity."""
     from bokeh.models import ColumnDataSource, Range1d
 
     near = bool(capacity) and most > _NEAR * (capacity or 0)
     top = float(max(capacity or 0, most, 1) if near else max(most, 1))
-    plot = _figure(x_range, 100, y_range=Range1d(0, top * 1.22))
+    plot = _figure(x_range, 100, y_range=Range1d(0, top * 1.22), name="memory")
     layers = [f"y{place}" for place in range(len(roles) + 1)]
     source = ColumnDataSource({"x": [], **{name: [] for name in layers}})
     areas = []
     for place, role in enumerate(roles):
         colour = tracks.ROLE_COLOURS.get(role, tracks.GREY)
-        area = plot.varea(x="x", y1=layers[place], y2=layers[place + 1], source=source, fill_color=colour, fill_alpha=0.75)
+        area = plot.varea(
+            x="x", y1=layers[place], y2=layers[place + 1], source=source, fill_color=colour, fill_alpha=0.75
+        )
         areas.append((area, plain(role.replace("_", " "))))
     line = plot.line(x="x", y=layers[-1], source=source, line_color=look.INK, line_width=1, line_alpha=0.6)
     look.quantity_axis(plot, "HBM in use", "return size(tick)", top)
@@ -197,7 +211,10 @@ def _read_layers(plot: "Figure", line: Any, roles: Sequence[str]) -> None:
         code = f"return size(source.data.y{place + 1}[special_vars.index] - source.data.y{place}[special_vars.index])"
         formatters[f"@y{place + 1}"] = CustomJSHover(args={"source": source}, code=look.script("format.js", then=code))
         rows.append((plain(role.replace("_", " ")), f"@y{place + 1}{{custom}}"))
-    total = CustomJSHover(args={"source": source}, code=look.script("format.js", then=f"return size(source.data.y{len(roles)}[special_vars.index])"))
+    total = CustomJSHover(
+        args={"source": source},
+        code=look.script("format.js", then=f"return size(source.data.y{len(roles)}[special_vars.index])"),
+    )
     formatters["@x"] = total
     plot.add_tools(
         HoverTool(
@@ -236,7 +253,11 @@ def choices(ranks: Sequence[str], colour: str) -> dict[str, "Select"]:
     return {
         "colour": Select(value=colour, options=colours, width=172, stylesheets=[look.CONTROL_CSS], name="colour"),
         "rank": Select(
-            value=ranks[0], options=[(r, f"Rank {r}") for r in ranks], width=110, stylesheets=[look.CONTROL_CSS], name="rank"
+            value=ranks[0],
+            options=[(r, f"Rank {r}") for r in ranks],
+            width=110,
+            stylesheets=[look.CONTROL_CSS],
+            name="rank",
         ),
     }
 
@@ -247,13 +268,34 @@ def legend(entries: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, Any]:
     from bokeh.models import ColumnDataSource, LinearColorMapper, Range1d
     from bokeh.plotting import figure
 
-    plot = figure(height=34, tools="", toolbar_location=None, x_range=Range1d(0, 1), y_range=Range1d(-1, 1), sizing_mode="stretch_width")
+    plot = figure(
+        height=34,
+        tools="",
+        toolbar_location=None,
+        name="legend",
+        x_range=Range1d(0, 1),
+        y_range=Range1d(-1, 1),
+        sizing_mode="stretch_width",
+    )
     look.bare(plot)
     source = ColumnDataSource({name: [] for name in ("x", "y", "text_x", "text", "colour")})
     colour = {"field": "colour", "transform": _mapper(LinearColorMapper, tracks.PALETTE)}
     plot.scatter("x", "y", size=11, marker="square", source=source, fill_color=colour, line_color=None)
-    plot.text("text_x", "y", "text", source=source, text_font_size="12px", text_font=value(look.FONT), text_color=look.INK, text_baseline="middle")
-    return {"figure": plot, "source": source, "entries": {name: [list(pair) for pair in pairs] for name, pairs in entries.items()}}
+    plot.text(
+        "text_x",
+        "y",
+        "text",
+        source=source,
+        text_font_size="12px",
+        text_font=value(look.FONT),
+        text_color=look.INK,
+        text_baseline="middle",
+    )
+    return {
+        "figure": plot,
+        "source": source,
+        "entries": {name: [list(pair) for pair in pairs] for name, pairs in entries.items()},
+    }
 
 
 def plain(text: str) -> str:

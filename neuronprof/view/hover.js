@@ -48,14 +48,15 @@ function aboutEvent(scene, event) {
   const wait = columns.wait[event]
   const cause = columns.wait_for[event] >= 0 ? scene.strings.wait_for[columns.wait_for[event]] : ""
   const phase = [text(scene, "phase", event), stepOf(scene, start[event])].filter(Boolean).join(", ")
+  const band = ["step", "phase"].includes(laneOf(scene, event).row[1])
   return [
-    ["Instruction", text(scene, "name", event)],
+    ["Instruction", band ? "" : text(scene, "name", event)],
     ["Operator", text(scene, "op_name", event)],
     ["Layer", text(scene, "layer", event)],
     ["Shapes", text(scene, "shapes", event)],
     ["Type", text(scene, "dtype", event)],
     ["Source", text(scene, "source", event)],
-    ["Phase", phase],
+    ["Phase", band ? "" : phase],
     ["Group", [text(scene, "replica_group", event), text(scene, "algorithm", event)].filter(Boolean).join(", ")],
     ["Start", instant(start[event], 1, Math.abs(start[event]))],
     ["Duration", time(duration)],

@@ -1,8 +1,8 @@
 """Packs a rank's events and levels of detail into bytes that a page decodes: columns of small integers, split by byte, gzipped.
 
-Layout before gzip: uint32 length of a JSON header, the header, then the columns one after another. The header's `columns` say of each one
-[offset, values, bytes a value, zigzag, delta]; a column's bytes are grouped by significance (all lowest bytes first), which makes the mostly
-empty high bytes vanish in the compression.
+Layout before gzip: uint32 length of a JSON header, the header, then the columns one after another. The header's `columns` say
+of each one [offset, values, bytes a value, zigzag, delta]; a column's bytes are grouped by significance (all lowest bytes first),
+which makes the mostly empty high bytes vanish in the compression.
 """
 
 import gzip
@@ -25,12 +25,12 @@ class Packer:
         self._size = 0
 
     def add(self, name: str, values: NDArray, *, delta: bool = False) -> None:
-        """Adds a column of whole numbers below 2**52 in magnitude.
+        """Adds a column of whole numbers up to 2**50 in magnitude.
 
         Args:
             name: what the page calls it.
-            values: one dimension; delta: store differences between neighbours, for sorted or slowly changing columns.
-            delta: see values.
+            values: one dimension.
+            delta: store differences between neighbours, for sorted or slowly changing columns.
         """
         whole = np.asarray(values, np.int64)
         if delta:

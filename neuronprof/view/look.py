@@ -121,7 +121,8 @@ def keys(plot: "Figure", areas: Sequence[tuple[Any, str]]) -> None:
 def tooltip(rows: Sequence[tuple[str, str]]) -> str:
     """A small table; the second of each pair is a field, which Bokeh puts in as text."""
     cells = "".join(
-        f'<span style="color:{FAINT}">{label}</span><span style="white-space:pre">{field}</span>' for label, field in rows
+        f'<span style="color:{FAINT}">{label}</span><span style="white-space:pre">{field}</span>'
+        for label, field in rows
     )
     return f'<div style="{_TIP}"><div style="{_GRID}">{cells}</div></div>'
 

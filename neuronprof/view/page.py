@@ -2,7 +2,6 @@
 
 import math
 import os
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,16 +54,14 @@ def write(trace: "TraceFile", output: str | Path, rank: int | None = None) -> Pa
     output = check_output(output)
     choose_ranks(trace, rank)
     text = render(trace, rank)
-    handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
-        with open(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, output)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(output)
     except OSError as error:
-        raise NeuronprofError(f"Cannot write {output}: {error.strerror}.") from error
+        raise NeuronprofError(f"Cannot write {output}: {error.strerror or error}.") from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return output
 
 
@@ -110,7 +107,11 @@ def render(trace: "TraceFile", rank: int | None = None) -> str:
 
 
 def _heading(figures: "Summary") -> dict[str, Any]:
-    ranks = f"{figures.ranks} of {figures.world_size} ranks" if figures.world_size > figures.ranks else _plural(figures.ranks, "rank")
+    ranks = (
+        f"{figures.ranks} of {figures.world_size} ranks"
+        if figures.world_size > figures.ranks
+        else _plural(figures.ranks, "rank")
+    )
     where = [figures.machine, _plural(figures.steps, "step"), ranks, _plural(figures.events, "event")]
     if figures.partial:
         where.append("the recording did not end")
@@ -120,7 +121,12 @@ def _heading(figures: "Summary") -> dict[str, Any]:
         "figures": _figures(figures),
         "split": _split(figures),
         "costs": [
-            {"time": units.time(c.time_ns), "share": units.percent(c.share), "what": terminal.describe(c), "advice": c.advice}
+            {
+                "time": units.time(c.time_ns),
+                "share": units.percent(c.share),
+                "what": terminal.describe(c),
+                "advice": c.advice,
+            }
             for c in figures.costs
         ],
         "remarks": _remarks(figures),

@@ -105,10 +105,10 @@ def alike(events: Events, operators: "pd.DataFrame") -> tuple[NDArray[np.int64],
     first = np.flatnonzero(np.concatenate(([True], combined[1:] > seen[:-1]))) if len(combined) else combined
     columns = {name: every[name][first] for name in _ALIKE}
     strings = {name: list(events.strings[name]) for name in _ALIKE if name in events.strings}
-    codes, distinct = pd.factorize(operators["shapes"])
-    place = dict(zip(operators["op"].tolist(), codes.tolist(), strict=True))
+    shapes, texts = pd.factorize(operators["shapes"])
+    place = dict(zip(operators["op"].tolist(), shapes.tolist(), strict=True))
     columns["shapes"] = np.array([place.get(op, -1) for op in columns["op"].tolist()], np.int64)
-    strings["shapes"] = [str(text) for text in distinct]
+    strings["shapes"] = [str(text) for text in texts]
     return combined, Alike(columns, strings)
 
 
@@ -168,7 +168,9 @@ def extents(events: Events) -> list[dict[str, Any]]:
     for number in np.unique(step[timed]).tolist():
         rows = timed & (step == number)
         kind = "evaluation" if number < 0 else "step"
-        segments.append({"kind": kind, "step": number, "start_ts": int(start[rows].min()), "end_ts": int(end[rows].max())})
+        segments.append(
+            {"kind": kind, "step": number, "start_ts": int(start[rows].min()), "end_ts": int(end[rows].max())}
+        )
     return segments
 
 

@@ -27,9 +27,9 @@ BANDWIDTHS = (Engine.HBM, Engine.NEURONLINK, Engine.EFA)
 class Scene:
     """One rank, drawn as finished data.
 
-    packed: see `lod`; rows: the rows its lanes stand in, top to bottom; start, end: nanoseconds; largest: the highest bandwidth of
-    each engine that has one, bytes a second; held, roles: the most bytes that memory holds, None without memory events, and their categories; colours: what the
-    legend says for each colouring, as pairs of a name and a place in the palette.
+    packed: see `lod`; rows: the rows its lanes stand in, top to bottom; start, end: nanoseconds; largest: the highest bandwidth
+    of each engine that has one, bytes a second; held, roles: the most bytes that memory holds, None without memory events, and
+    its categories; colours: what the legend says for each colouring, as pairs of a name and a place in the palette.
     """
 
     rank: int
@@ -119,7 +119,9 @@ def _pack_lanes(packer: Packer, lanes: list[ranks.Lane], origin: int, top: int) 
 
 
 def _pack_bars(packer: Packer, bars: list[spans.Bars]) -> None:
-    whole = {name: _join([getattr(b, name) for b in bars]) for name in ("level", "start", "end", "busy", "count", "longest")}
+    whole = {
+        name: _join([getattr(b, name) for b in bars]) for name in ("level", "start", "end", "busy", "count", "longest")
+    }
     shift = np.maximum(whole["level"].astype(np.int64) - _EIGHTH, 0)
     start = whole["start"] >> shift
     length = np.maximum(whole["end"] - whole["start"], 1)

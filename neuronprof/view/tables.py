@@ -148,7 +148,9 @@ def tabs(results: Results) -> "Tabs":
 
     panels = []
     for title, tables in TABS:
-        parts = [part for group, name, sentence, shown in tables for part in _part(results[group][name], sentence, shown)]
+        parts = [
+            part for group, name, sentence, shown in tables for part in _part(results[group][name], sentence, shown)
+        ]
         panels.append(_panel(title, column(*parts, sizing_mode="stretch_width")))
     return Tabs(tabs=panels, sizing_mode="stretch_width", name="tables", stylesheets=[look.TABS_CSS])
 

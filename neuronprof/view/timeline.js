@@ -5,6 +5,7 @@ const PAD = 0.12 // free part of a row above and below its events
 const LEAST = 0.14 // height of a bar whose busy share is nearly nothing
 const BIN_PIXELS = 1.5 // narrowest bin that events are merged into
 const OVERSCAN = 0.5 // drawn beyond each edge, as a share of the window, so that panning is free
+const THINNEST = 1.5 // pixels; a rectangle of one pixel that lies across two would be pale
 const SEAM = 5 // events wider than this many pixels get a seam
 const NARROWEST = 16 // pixels that a word inside an event needs at least
 
@@ -141,7 +142,7 @@ class Timeline {
   }
 }
 
-// Quads that are at least a pixel wide; wide ones end a little early, so that neighbours can be told apart.
+// Quads that no screen loses; wide ones end a little early, so that neighbours can be told apart.
 class Rectangles {
   constructor(pixel) {
     this.pixel = pixel
@@ -155,7 +156,7 @@ class Rectangles {
 
   add(start, end, bottom, top, colour, row) {
     this.left.push(start)
-    this.right.push(end - start > SEAM * this.pixel ? end - this.pixel : Math.max(end, start + this.pixel))
+    this.right.push(end - start > SEAM * this.pixel ? end - this.pixel : Math.max(end, start + THINNEST * this.pixel))
     this.bottom.push(bottom)
     this.top.push(top)
     this.colour.push(colour)

@@ -68,7 +68,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 def _layout(scenes: Sequence[scene.Scene], metadata: dict[str, Any], colour: str) -> "UIElement":
     from bokeh.layouts import column, gridplot, row
-    from bokeh.models import ColumnDataSource, CustomJS, ToolProxy, WheelZoomTool
+    from bokeh.models import ColumnDataSource, CustomJS, WheelZoomTool
 
     rows = sorted({at for one in scenes for at in one.rows})
     if not rows and not _roles(scenes):
@@ -98,11 +98,20 @@ def _layout(scenes: Sequence[scene.Scene], metadata: dict[str, Any], colour: str
     }
     update = CustomJS(args={"models": models}, code=look.script(*_SCRIPTS, "start.js", then="start(models)"))
     _connect(update, x_range, [main, strip, legend["figure"]], list(choices.values()))
-    figures.hover(main, look.script(*_SCRIPTS, then="return describe(x_range.neuronprof.scene, value, format)"), x_range)
-    bar = row(*(choices.values() if len(scenes) > 1 else [choices["colour"]]), legend["figure"], sizing_mode="stretch_width")
+    figures.hover(
+        main, look.script(*_SCRIPTS, then="return describe(x_range.neuronprof.scene, value, format)"), x_range
+    )
+    bar = row(
+        *(choices.values() if len(scenes) > 1 else [choices["colour"]]), legend["figure"], sizing_mode="stretch_width"
+    )
     plots = [[main], *([plot] for plot, _ in quantities.values())]
     grid = gridplot(plots, sizing_mode="stretch_width", toolbar_location="right", toolbar_options={"logo": None})
-    grid.toolbar.active_scroll = next(tool for tool in grid.toolbar.tools if isinstance(tool, ToolProxy) and isinstance(tool.tools[0], WheelZoomTool))
+    wheels = [next(tool for tool in plot.tools if isinstance(tool, WheelZoomTool)) for (plot,) in plots]
+    for (plot,), wheel in zip(plots, wheels, strict=True):
+        plot.toolbar.active_scroll = wheel
+    grid.toolbar.active_scroll = next(
+        tool for tool in grid.toolbar.tools if getattr(tool, "tools", [None])[0] in wheels
+    )
     return column(bar, strip, grid, sizing_mode="stretch_width", name="timeline")
 
 
@@ -114,7 +123,7 @@ def _quantities(
     for engine, (label, limit) in _BANDWIDTHS.items():
         largest = max(one.largest.get(engine, 0.0) for one in scenes)
         if largest:
-            out[engine] = figures.bandwidth(x_range, label, machine.get(limit), largest)
+            out[engine] = figures.bandwidth(x_range, engine, label, machine.get(limit), largest)
     if roles := _roles(scenes):
         most = max(one.held or 0 for one in scenes)
         out["memory"] = figures.memory(x_range, roles, machine.get("hbm_capacity"), most)

@@ -58,7 +58,15 @@ ROLE_COLOURS: Mapping[str, str] = {
 
 STEP, PHASE = "step", "phase"  # the two bands above the engines
 _ORDER = (STEP, PHASE, *(e.value for e in Engine if e is not Engine.HBM))
-_LABELS = {STEP: "Step", PHASE: "Phase", "gpsimd": "GpSimd", "dma": "DMA", "cc": "Collectives", "neuronlink": "NeuronLink", "efa": "EFA"}
+_LABELS = {
+    STEP: "Step",
+    PHASE: "Phase",
+    "gpsimd": "GpSimd",
+    "dma": "DMA",
+    "cc": "Collectives",
+    "neuronlink": "NeuronLink",
+    "efa": "EFA",
+}
 _DMA_QUEUES = ("weights", "activations", "stores", "host copies")
 
 

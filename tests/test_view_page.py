@@ -1,0 +1,127 @@
+"""The page as a file: where it goes, what it refuses, and that names from a trace are escaped in it."""
+
+from pathlib import Path
+
+import picture
+import pytest
+
+from neuronprof import cli
+from neuronprof.errors import NeuronprofError
+from neuronprof.view import page, timeline, tracks
+
+
+@pytest.fixture
+def two_ranks(trace):
+    return trace(
+        picture.rows("tensor aa..bb\n rank 3\n tensor aaaa", scale=10), [picture.segment(0, 60)], script="train.py"
+    )
+
+
+def test_view_writes_a_page_that_needs_no_network(two_ranks, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["view", str(two_ranks.path), "--no-browser"]) == 0
+    assert capsys.readouterr().out == "wrote timeline.html\n"
+    text = (tmp_path / "timeline.html").read_text()
+    assert "<title>train.py · neuronprof</title>" in text
+    assert "<script src=" not in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["timeline.html", "trace.parquet"]
+
+
+def test_view_opens_the_page(two_ranks, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda uri: opened.append(uri) or True)
+    output = tmp_path / "my page.html"
+    assert cli.main(["view", str(two_ranks.path), "-o", str(output)]) == 0
+    assert opened == [output.as_uri()]
+
+
+def test_a_page_that_exists_is_kept_when_the_new_one_fails(two_ranks, tmp_path, monkeypatch):
+    output = tmp_path / "page.html"
+    output.write_text("old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(NeuronprofError, match="No space left on device"):
+        page.write(two_ranks, output)
+    assert output.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "trace.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("missing/page.html", "folder .*missing does not exist"),
+        ("page.pdf", "end it in .html"),
+        ("page", "end it in .html"),
+        ("folder.html", "is a folder"),
+        ("file.txt/page.html", "does not exist"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_in_one_sentence(two_ranks, tmp_path, output, says):
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    with pytest.raises(NeuronprofError, match=says):
+        page.write(two_ranks, tmp_path / output)
+
+
+def test_a_rank_that_is_not_there_is_refused(two_ranks, tmp_path):
+    with pytest.raises(NeuronprofError, match=r"has no events of rank 1; it has ranks 0, 3\."):
+        page.write(two_ranks, tmp_path / "page.html", rank=1)
+    assert timeline.choose_ranks(two_ranks, 3) == [3]
+    assert timeline.choose_ranks(two_ranks, None) == [0, 3]
+
+
+def test_a_colouring_that_is_not_there_is_refused(two_ranks):
+    with pytest.raises(NeuronprofError, match="'age' is not a colouring; choose one of phase, opcode, engine"):
+        timeline.timeline(two_ranks, colour="age")
+
+
+def test_a_trace_too_large_for_a_page_is_refused(two_ranks, monkeypatch):
+    monkeypatch.setattr(timeline, "MOST_EVENTS", 0)
+    with pytest.raises(NeuronprofError, match="about 1 events a rank, a page holds 0"):
+        timeline.choose_ranks(two_ranks, None)
+
+
+def test_names_from_the_trace_are_escaped(trace):
+    hostile = "<script>alert(1)</script>"
+    about = {"a": {"op_name": hostile, "layer": hostile, "source": hostile}}
+    text = page.render(trace(picture.rows("tensor aaaa", about), [picture.segment(0, 4)], script=hostile))
+    assert hostile not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_the_same_trace_gives_the_same_picture(two_ranks):
+    from neuronprof.view import scene
+
+    first, second = scene.build(two_ranks, 0), scene.build(two_ranks, 0)
+    assert first.packed.tobytes() == second.packed.tobytes()
+
+
+def test_rows_stand_in_the_order_of_the_engines():
+    rows = [
+        tracks.row(*key)
+        for key in (
+            ("host",),
+            ("dma", 1),
+            ("tensor",),
+            ("phase",),
+            ("cc", 0),
+            ("cc", 1),
+            ("dma", 9),
+            ("dma", 1, 1),
+            ("mystery",),
+        )
+    ]
+    assert tracks.labels(sorted(rows)) == [
+        "Phase", "Tensor", "DMA activations", "", "DMA 9", "Collectives 0", "Collectives 1", "Host", "Mystery",
+    ]  # fmt: skip
+
+
+def test_a_notebook_shows_the_timeline(two_ranks):
+    from bokeh.models import Column
+
+    import neuronprof
+
+    assert isinstance(neuronprof.load(two_ranks.path).timeline(rank=3, colour="engine"), Column)

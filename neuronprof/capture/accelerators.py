@@ -16,7 +16,6 @@ from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 
 NAME = "AWS Trainium4 (simulated)"
-_SAME_AS = {"cuda": "cuda", "neuron": "neuron", "xpu": "xpu", "hpu": "hpu"}
 
 
 def install(patches: Patches) -> None:
@@ -29,6 +28,7 @@ def install(patches: Patches) -> None:
         _install_module(patches, kind)
     for name, value in _accelerator().items():
         patches.set(torch.accelerator, name, _keep_name(value, getattr(torch.accelerator, name, None)))
+    patches.set(torch._C, "_get_accelerator", lambda check=None: placement.HOST)  # what PyTorch's own files ask
     _patch_cuda_only(patches)
 
 
@@ -274,10 +274,14 @@ def _accelerator() -> dict[str, Any]:
     }
 
 
-def _patch_cuda_only(patches: Patches) -> None:
-    def graphs(*_args: Any, **_kwargs: Any) -> None:
+class CUDAGraph:
+    """A recorded sequence of kernels, which cannot be replayed here."""
+
+    def __init__(self, *_args: Any, **_options: Any) -> None:
         raise NeuronprofError("CUDA graphs are not simulated: record the script with graph capture switched off.")
 
+
+def _patch_cuda_only(patches: Patches) -> None:
     def graphed(callables: Any, *_args: Any, **_kwargs: Any) -> Any:
         engine = engines.current()
         if engine is not None:
@@ -285,8 +289,8 @@ def _patch_cuda_only(patches: Patches) -> None:
         return callables
 
     patches.set(torch.cuda, "_lazy_init", lambda: None)
-    patches.set(torch.cuda, "CUDAGraph", graphs)
-    patches.set(torch.cuda, "graph", graphs)
+    patches.set(torch.cuda, "CUDAGraph", CUDAGraph)
+    patches.set(torch.cuda, "graph", CUDAGraph)
     patches.set(torch.cuda, "make_graphed_callables", graphed)
     for name in ("range_push", "mark", "range_start"):
         patches.set(torch.cuda.nvtx, name, lambda message="": 0)

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from neuronprof.capture import engine as engines
 from neuronprof.capture import placement
-from neuronprof.capture.patching import Patches, called_by_user
+from neuronprof.capture.patching import Patches, called_by_torch, called_by_user
 from neuronprof.capture.placement import HOST, SIMULATED, simulated
 from neuronprof.capture.simtensor import is_simulated
 from neuronprof.errors import NeuronprofError
@@ -184,9 +184,10 @@ def _to(original: _Call, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any
 def _means_the_host() -> bool:
     """Whether the caller of Tensor.to(cpu) wants the host.
 
-    The script does, and so does Module.to on its behalf; other code of PyTorch passes on the cpu that it was told is a tensor's device.
+    The script does, and so does Module.to on its behalf; other code of PyTorch passes on the cpu that it was told is a
+    tensor's device.
     """
-    return called_by_user(4) or sys._getframe(3).f_code.co_filename.endswith("torch/nn/modules/module.py")
+    return not called_by_torch(4) or sys._getframe(3).f_code.co_filename.endswith("torch/nn/modules/module.py")
 
 
 def _to_host(original: _Call, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -288,9 +289,9 @@ def _patch_questions(patches: Patches) -> None:
 
 
 def _device(self: torch.Tensor) -> torch.device:
-    """The device under the script's name in the script's files, PyTorch's own answer everywhere else."""
+    """The device under the name that the script used; inside PyTorch, the CPU."""
     native = _native_device(self)
-    if placement.in_use() is None or native.type != "cpu" or not called_by_user():
+    if placement.in_use() is None or native.type != "cpu" or called_by_torch():
         return native
     return placement.placed(self)
 
@@ -298,14 +299,14 @@ def _device(self: torch.Tensor) -> torch.device:
 def _is_on(kind: str) -> Callable[[torch.Tensor], bool]:
     def is_on(self: torch.Tensor) -> bool:
         native = _native_device(self)
-        return (placement.placed(self) if native.type == "cpu" and called_by_user() else native).type == kind
+        return (placement.placed(self) if native.type == "cpu" and not called_by_torch() else native).type == kind
 
     return is_on
 
 
 def _get_device(original: _Call, tensor: torch.Tensor) -> int:
     device = placement.placed(tensor)
-    return original(tensor) if device.index is None or not called_by_user(3) else device.index
+    return original(tensor) if device.index is None or called_by_torch(3) else device.index
 
 
 # ---- defaults

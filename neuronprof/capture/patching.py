@@ -75,11 +75,10 @@ class Patches:
                 setattr(owner, name, value)
 
 
-_LIBRARIES = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")] + [
-    str(Path(__file__).parents[1])
-]
-_NOT_USER = (*{os.path.join(folder, "") for folder in _LIBRARIES}, "<frozen ")  # noqa: PTH118 - a text prefix
+_LIBRARIES = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+_NOT_USER = (*{f"{folder}{os.sep}" for folder in _LIBRARIES}, f"{Path(__file__).parents[1]}{os.sep}", "<frozen ")
 _is_user_file: dict[str, bool] = {}
+_is_torch_file: dict[str, bool] = {}
 
 
 def called_by_user(depth: int = 2) -> bool:
@@ -91,4 +90,14 @@ def called_by_user(depth: int = 2) -> bool:
     known = _is_user_file.get(filename)
     if known is None:
         known = _is_user_file[filename] = not filename.startswith(_NOT_USER)
+    return known
+
+
+def called_by_torch(depth: int = 2) -> bool:
+    """Whether the frame `depth` above this one runs a file of PyTorch, which chooses its kernels by a tensor's device."""
+    filename = sys._getframe(depth).f_code.co_filename
+    known = _is_torch_file.get(filename)
+    if known is None:
+        torch = f"{Path(sys.modules['torch'].__file__ or '').parent}{os.sep}"
+        known = _is_torch_file[filename] = filename.startswith((torch, "<frozen "))
     return known

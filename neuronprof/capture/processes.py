@@ -1,7 +1,8 @@
 """Scripts that start or join a group of processes, as long as the group is one process."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ def install(patches: Patches) -> None:
     patches.set(torch.multiprocessing, "spawn", _spawn)
     if torch.distributed.is_available():
         patches.wrap(torch.distributed, "init_process_group", _init_process_group)
+        for module in (torch.nn.parallel, torch.nn.parallel.distributed):
+            patches.set(module, "DistributedDataParallel", DistributedDataParallel)
         _patch_mesh(patches)
 
 
@@ -52,6 +55,35 @@ def _init_process_group(original: Callable[..., Any], backend: str | None = None
     _one_process(world, "The process group has")
     kept = {key: kwargs[key] for key in ("timeout", "group_name") if key in kwargs}
     original("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1, **kept)
+
+
+class DistributedDataParallel(torch.nn.Module):
+    """torch.nn.parallel.DistributedDataParallel of one rank: the module itself. Replicas and their all-reduce are made by --dp."""
+
+    def __init__(self, module: torch.nn.Module, *_args: Any, **_options: Any) -> None:
+        super().__init__()
+        self.module = module
+        self.require_backward_grad_sync = True
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Calls the module."""
+        return self.module(*inputs, **kwargs)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Backward passes inside leave gradients unreduced, as those outside do."""
+        yield
+
+    @contextmanager
+    def join(self, *_args: Any, **_options: Any) -> Iterator[None]:
+        """Ranks with fewer batches wait for the others, of which there are none."""
+        yield
+
+    def register_comm_hook(self, state: Any, hook: Callable[..., Any]) -> None:
+        """Takes a hook that no gradient bucket will call."""
+
+
+DistributedDataParallel.__module__ = "torch.nn.parallel.distributed"
 
 
 def _patch_mesh(patches: Patches) -> None:

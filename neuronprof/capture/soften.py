@@ -25,6 +25,7 @@ def install(patches: Patches) -> None:
     _patch_compile(patches)
     _patch_sparse(patches)
     _patch_kernels(patches)
+    _patch_storages(patches)
     _Checkpoints().install(patches)
 
 
@@ -114,11 +115,50 @@ def _patch_kernels(patches: Patches) -> None:
     def with_cpu(original: _Call, *args: Any, **kwargs: Any) -> list[str]:
         return [*original(*args, **kwargs), "cpu"]
 
+    def histogram(original: _Call, values: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if values.is_floating_point():
+            return original(values, *args, **kwargs)
+        return original(values.float(), *args, **kwargs).to(values.dtype)
+
+    patches.wrap_builtin(torch, "histc", histogram)
     patches.set(torch.nn.attention, "sdpa_kernel", any_kernel)
     patches.set(torch.backends.cuda, "sdp_kernel", any_kernel)
     for name, module in list(sys.modules.items()):  # each optimizer's module has its own reference
         if name.startswith("torch.optim.") and hasattr(module, "_get_capturable_supported_devices"):
             patches.wrap(module, "_get_capturable_supported_devices", with_cpu)
+
+
+# ---- storages without memory that are freed and allocated again (sharded parameters)
+
+_SIZE = "_neuronprof_size"
+
+
+def _patch_storages(patches: Patches) -> None:
+    def resize(original: _Call, self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+        try:
+            return original(self, size)
+        except RuntimeError as error:
+            if "invalid python storage" not in str(error):
+                raise
+            self.__dict__[_SIZE] = size
+            return self
+
+    def size(original: _Call, self: torch.UntypedStorage) -> int:
+        resized = self.__dict__.get(_SIZE)
+        return original(self) if resized is None else resized
+
+    def address(original: _Call, self: torch.UntypedStorage) -> int:
+        try:
+            return original(self)  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            if "invalid python storage" not in str(error):
+                raise
+            return self._cdata
+
+    patches.wrap(torch.UntypedStorage, "data_ptr", address)
+    patches.wrap(torch.UntypedStorage, "resize_", resize)
+    patches.wrap(torch.UntypedStorage, "size", size)
+    patches.wrap(torch.UntypedStorage, "nbytes", size)
 
 
 # ---- checkpoints without values

@@ -79,6 +79,20 @@ def test_what_a_tensor_says_of_its_device(prints):
     assert lines == ["False True False -1 0 torch.cuda.FloatTensor", "True False cuda 0", "True True False True"]
 
 
+def test_old_names_and_prints(prints):
+    lines = prints(
+        """
+        x = torch.cuda.FloatTensor([1, 2])
+        print(isinstance(x, torch.cuda.FloatTensor), isinstance(x.cpu(), torch.cuda.FloatTensor), x.type(torch.cuda.LongTensor).dtype)
+        print(x, x.cpu(), x.half())
+        """
+    )
+    assert lines == [
+        "True False torch.int64",
+        "tensor([1., 2.], device='cuda:0') tensor([1., 2.]) tensor([1., 2.], device='cuda:0', dtype=torch.float16)",
+    ]
+
+
 def test_default_device(prints):
     lines = prints(
         """

@@ -281,6 +281,20 @@ class CUDAGraph:
         raise NeuronprofError("CUDA graphs are not simulated: record the script with graph capture switched off.")
 
 
+class _OnDevice(type):
+    """The metaclass of torch.cuda.FloatTensor and its kin: calling one makes a tensor, and isinstance asks where a tensor is."""
+
+    def __call__(cls, *args: Any) -> torch.Tensor:
+        tensor: torch.Tensor = getattr(torch, cls.__name__)(*args).to("cuda")
+        return tensor
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, torch.Tensor) and instance.type() == f"torch.cuda.{cls.__name__}"
+
+
+_TENSOR_TYPES = "Float Double Half BFloat16 Byte Char Short Int Long Bool"
+
+
 def _patch_cuda_only(patches: Patches) -> None:
     def graphed(callables: Any, *_args: Any, **_kwargs: Any) -> Any:
         engine = engines.current()
@@ -288,6 +302,8 @@ def _patch_cuda_only(patches: Patches) -> None:
             engine.note("torch.cuda.make_graphed_callables left out")
         return callables
 
+    for kind in _TENSOR_TYPES.split():
+        patches.set(torch.cuda, f"{kind}Tensor", _OnDevice(f"{kind}Tensor", (), {"__module__": "torch.cuda"}))
     patches.set(torch.cuda, "_lazy_init", lambda: None)
     patches.set(torch.cuda, "CUDAGraph", CUDAGraph)
     patches.set(torch.cuda, "graph", CUDAGraph)

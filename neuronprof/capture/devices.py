@@ -8,12 +8,11 @@ import torch
 from torch.utils import _device as default_device
 from torch.utils import _pytree as pytree
 
+from neuronprof.capture import devicename, placement
 from neuronprof.capture import engine as engines
-from neuronprof.capture import placement
 from neuronprof.capture.patching import Patches, called_by_torch, called_by_user
 from neuronprof.capture.placement import HOST, SIMULATED, simulated
 from neuronprof.capture.simtensor import is_simulated
-from neuronprof.errors import NeuronprofError
 
 _Call = Callable[..., Any]
 _native_device = torch._C.TensorBase.device.__get__
@@ -33,24 +32,13 @@ def install(patches: Patches) -> None:
     """Lets the rest of the process use the simulated devices, until patches is undone."""
     placement.reset()
     patches.on_exit(_defaults())
-    _name_the_device()
+    devicename.register()
     default_device._device_constructors()  # is cached: must hold PyTorch's own functions, not the ones set below
     _patch_factories(patches)
     _patch_moves(patches)
     _patch_questions(patches)
     _patch_defaults(patches)
     _patch_loading(patches)
-
-
-def _name_the_device() -> None:
-    """Makes torch.device('neuron') parse. PyTorch lets a process name its extra device once, so this alone is not undone."""
-    name = torch._C._get_privateuse1_backend_name()
-    if name == "privateuseone":
-        torch.utils.rename_privateuse1_backend("neuron")
-    elif name != "neuron":
-        raise NeuronprofError(
-            f"PyTorch's extra device is taken by {name}: record in an environment without that backend."
-        )
 
 
 def _defaults() -> Callable[[], None]:
@@ -284,8 +272,29 @@ def _patch_questions(patches: Patches) -> None:
     patches.set(torch.Tensor, "device", property(_device, doc=torch._C.TensorBase.device.__doc__))
     for kind in ("cuda", "xpu", "mps", "xla", "neuron", "cpu"):
         patches.set(torch.Tensor, f"is_{kind}", property(_is_on(kind)))
+    _patch_print(patches)
     patches.wrap(torch.Tensor, "get_device", _get_device)
     patches.wrap(torch, "get_device", _get_device)
+
+
+def _patch_print(patches: Patches) -> None:
+    """A tensor on the device shows it: tensor([1.], device='cuda:0')."""
+    shown = [HOST]
+
+    def text(original: _Call, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> str:
+        shown.append(placement.placed(tensor))
+        try:
+            return original(tensor, *args, **kwargs)
+        finally:
+            shown.pop()
+
+    def suffixes(original: _Call, tensor_text: str, added: list[str], *args: Any, **kwargs: Any) -> str:
+        if shown[-1] is not HOST:
+            added = [f"device='{shown[-1]}'", *added]
+        return original(tensor_text, added, *args, **kwargs)
+
+    patches.wrap(torch._tensor_str, "_str_intern", text)
+    patches.wrap(torch._tensor_str, "_add_suffixes", suffixes)
 
 
 def _device(self: torch.Tensor) -> torch.device:

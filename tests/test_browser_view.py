@@ -16,7 +16,7 @@ from neuronprof.view import page as pages
 
 pytestmark = pytest.mark.browser
 
-PEAK_ROW = 2  # rows from the top: step, phase, tensor, ...
+TENSOR_ROW = 2  # rows from the top: step, phase, tensor
 # Runs in the page: the models that tests look at, and where a time and a row are on the screen.
 TOOLS = """
 window.timeline = () => {
@@ -26,10 +26,14 @@ window.timeline = () => {
   const words = lanes.renderers.find((r) => r.glyph.type == "Text").data_source.data
   return {lanes, view, drawn, words, range: lanes.x_range, state: lanes.x_range.neuronprof}
 }
-window.spot = (ns, row) => {
-  const {view} = timeline()
-  const box = view.el.getBoundingClientRect()
-  return [box.left + view.frame.x_scale.compute(ns), box.top + view.frame.y_scale.compute(-row - 0.5)]
+window.spot = (ns, row, name = "lanes") => {
+  const {el, frame} = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name))
+  const box = el.getBoundingClientRect()
+  return [box.left + frame.x_scale.compute(ns), box.top + (name == "lanes" ? frame.y_scale.compute(-row - 0.5) : frame.bbox.y0 + 60)]
+}
+window.frame = (name) => {
+  const {el, frame} = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name))
+  return [frame.bbox.x0, frame.bbox.x1].map((x) => Math.round(el.getBoundingClientRect().left + x))
 }
 window.rectangles = () => {
   const {drawn} = timeline()
@@ -45,16 +49,8 @@ def chromium():
     if not path:
         pytest.skip("needs Chromium: install it, or name it in the variable CHROMIUM")
     with sync.sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=path,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-            ],
-        )
+        quiet = [f"--disable-{what}" for what in ("gpu", "background-networking", "component-update", "sync")]
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", *quiet])
         yield browser
         browser.close()
 
@@ -64,8 +60,8 @@ def show(chromium, tmp_path):
     """Opens a page, or the page of a trace, waits for its first picture, and fails if the page complained."""
     complaints, contexts = [], []
 
-    def make(shown, width=1280, height=720):
-        context = chromium.new_context(viewport={"width": width, "height": height}, offline=True)
+    def make(shown, width=1280, height=720, scheme="light"):
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
@@ -98,9 +94,9 @@ def limits(tab):
     return tab.evaluate("() => [timeline().range.start, timeline().range.end]")
 
 
-def hover(tab, ns, row):
-    """The tooltip over a time and row."""
-    tab.mouse.move(*tab.evaluate(f"() => spot({ns}, {row})"))
+def hover(tab, ns, row, name="lanes"):
+    """The tooltip over a time, in a row of the lanes or in another plot."""
+    tab.mouse.move(*tab.evaluate(f"() => spot({ns}, {row}, '{name}')"))
     tip = tab.locator(".bk-tooltip-content:visible")
     tip.wait_for()
     return tip.inner_text()
@@ -183,14 +179,7 @@ def test_hover_tells_everything_about_an_event(show, small):
 
 def test_hover_on_quantities(show, small):
     tab = show(small)
-    memory = tab.evaluate(
-        "() => { const m = Bokeh.documents[0].get_model_by_name('memory'); const v = Bokeh.index.find_one(m);"
-        " const b = v.el.getBoundingClientRect(); return [b.left + v.frame.x_scale.compute(600), b.top + v.frame.bbox.y0 + 60] }"
-    )
-    tab.mouse.move(*memory)
-    tip = tab.locator(".bk-tooltip-content:visible")
-    tip.wait_for()
-    assert "9 B" in tip.inner_text()
+    assert "9 B" in hover(tab, 600, 0, "memory")
 
 
 def test_zoom_and_pan_move_only_along_time(show, large):
@@ -238,7 +227,7 @@ def test_what_is_drawn_covers_all_events_at_every_zoom(show, large):
                 "() => { const {drawn, state} = timeline(); return Array.from(drawn.row, (row, i) =>"
                 " [drawn.left[i], row, Math.round(-drawn.top[i] - 0.12), row < 0 ? state.scene.columns.bar_count[-1 - row] : 1]) }"
             )
-            seen |= {row: n for _, row, place, n in found if place >= PEAK_ROW or row < 0}
+            seen |= {row: n for _, row, place, n in found if place >= TENSOR_ROW or row < 0}
         level = tab.evaluate("() => timeline().state.level(timeline().state.drawn.pixel)")
         counts.add((level, sum(seen.values())))
     assert len({level for level, _ in counts}) == 3
@@ -261,13 +250,13 @@ def test_a_lone_event_of_50_ns_in_an_idle_second_is_visible(show, trace):
         "phase": "optimizer",
     }
     tab = show(trace([lone], [picture.segment(0, 10**9)]))
-    x, y = tab.evaluate(f"() => spot(437000000, {PEAK_ROW})")
+    x, y = tab.evaluate(f"() => spot(437000000, {TENSOR_ROW})")
     shot = np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("RGB")).astype(int)
     around = shot[round(y), round(x) - 3 : round(x) + 4]
     green = np.array([0x00, 0x9E, 0x73])  # the optimizer's colour
     assert (np.abs(around - green).sum(axis=1) < 120).any()
     assert (shot[round(y), round(x) + 20 : round(x) + 60] > 220).all()  # idle
-    assert "50 ns" in hover(tab, 437_000_000, PEAK_ROW)
+    assert "50 ns" in hover(tab, 437_000_000, TENSOR_ROW)
 
 
 def test_colours_change_with_the_choice_and_the_legend_with_them(show, small):
@@ -295,10 +284,10 @@ def test_colours_change_with_the_choice_and_the_legend_with_them(show, small):
 def test_ranks_can_be_chosen(show, trace):
     drawing = "tensor aaaa\n rank 1\n tensor ....bb"
     tab = show(trace(picture.rows(drawing, scale=100), [picture.segment(0, 1000)]))
-    assert [r[:1] for r in tab.evaluate("() => rectangles()") if r[2] == PEAK_ROW - 1] == [[0]]
+    assert [r[:1] for r in tab.evaluate("() => rectangles()") if r[2] == TENSOR_ROW - 1] == [[0]]
     tab.locator("select[name=rank]").select_option(label="Rank 1")
     drawn(tab)
-    assert [r[:1] for r in tab.evaluate("() => rectangles()") if r[2] == PEAK_ROW - 1] == [[400]]
+    assert [r[:1] for r in tab.evaluate("() => rectangles()") if r[2] == TENSOR_ROW - 1] == [[400]]
 
 
 def test_keys_move_the_window(show, large):
@@ -343,12 +332,9 @@ def test_hostile_names_stay_text(show, tmp_path):
     )
     tab = show(open_trace(path))
     assert HOSTILE in tab.locator("h1").inner_text()
-    text = hover(tab, 400, PEAK_ROW)
+    text = hover(tab, 400, TENSOR_ROW)
     assert "<img src=x onerror" in text
-    memory = tab.evaluate("() => { const m = Bokeh.documents[0].get_model_by_name('memory');"
-                          " const b = Bokeh.index.find_one(m).el.getBoundingClientRect(); return [b.left + 400, b.top + 60] }")  # fmt: skip
-    tab.mouse.move(*memory)
-    tab.wait_for_timeout(200)
+    assert "<img src=x onerror" in hover(tab, 400, 0, "memory")
     for choice in ("Colour: operator kind", "Colour: engine", "Colour: phase"):
         tab.locator("select[name=colour]").select_option(label=choice)
         drawn(tab)
@@ -365,12 +351,14 @@ def test_the_page_fits_its_window(show, large, size):
     tab = show(large, *size)
     assert tab.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
     # The frames of all plots over time line up.
-    frames = tab.evaluate(
-        "() => ['overview', 'lanes', 'hbm', 'neuronlink', 'memory'].map((name) => { const v = Bokeh.index.find_one("
-        "Bokeh.documents[0].get_model_by_name(name)); const b = v.el.getBoundingClientRect();"
-        " return [Math.round(b.left + v.frame.bbox.x0), Math.round(b.left + v.frame.bbox.x1)] })"
-    )
+    frames = tab.evaluate("() => ['overview', 'lanes', 'hbm', 'neuronlink', 'memory'].map(frame)")
     assert len({tuple(frame) for frame in frames}) == 1
+
+
+def test_dark_figures_where_dark_is_preferred(show, small):
+    background = "() => timeline().lanes.background_fill_color"
+    assert show(small).evaluate(background) == "#ffffff"
+    assert show(small, scheme="dark").evaluate(background) == "#12161d"
 
 
 def test_a_trace_of_one_event_and_one_without_segments(show, trace):

@@ -193,7 +193,7 @@ def _read_off(plot: "Figure", line: Any, value: str, label: str) -> None:
             renderers=[line],
             mode="vline",
             line_policy="prev",
-            tooltips=look.tooltip([(label, "@y{custom}"), ("At", "@x{custom}")]),
+            tooltips=look.value_tooltip(label),
             formatters={"@y": reader(value), "@x": at},
             attachment="horizontal",
             visible=False,
@@ -202,27 +202,20 @@ def _read_off(plot: "Figure", line: Any, value: str, label: str) -> None:
 
 
 def _read_layers(plot: "Figure", line: Any, roles: Sequence[str]) -> None:
-    """Shows what each category holds under the pointer."""
+    """Shows what each category holds under the pointer; the categories' names are the trace's, so they too are put in as text."""
     from bokeh.models import CustomJSHover, HoverTool
 
-    rows, formatters = [], {}
-    source = line.data_source
-    for place, role in reversed(list(enumerate(roles))):
-        code = f"return size(source.data.y{place + 1}[special_vars.index] - source.data.y{place}[special_vars.index])"
-        formatters[f"@y{place + 1}"] = CustomJSHover(args={"source": source}, code=look.script("format.js", then=code))
-        rows.append((plain(role.replace("_", " ")), f"@y{place + 1}{{custom}}"))
-    total = CustomJSHover(
-        args={"source": source},
-        code=look.script("format.js", then=f"return size(source.data.y{len(roles)}[special_vars.index])"),
+    read = CustomJSHover(
+        args={"source": line.data_source, "roles": list(roles)},
+        code=look.script("format.js", "hover.js", then="return held(source.data, roles, special_vars.index, format)"),
     )
-    formatters["@x"] = total
     plot.add_tools(
         HoverTool(
             renderers=[line],
             mode="vline",
             line_policy="prev",
-            tooltips=look.tooltip([*rows, ("total", "@x{custom}")]),
-            formatters=formatters,
+            tooltips=look.fields_tooltip("@x"),
+            formatters={"@x": read},
             attachment="horizontal",
             visible=False,
         )
@@ -236,10 +229,11 @@ def hover(plot: "Figure", code: str, x_range: "Range1d") -> None:
     plot.add_tools(
         HoverTool(
             renderers=[r for r in plot.renderers if r.name == "events"],
-            tooltips=look.event_tooltip("@row"),
+            tooltips=look.fields_tooltip("@row"),
             formatters={"@row": CustomJSHover(args={"x_range": x_range}, code=code)},
             attachment="horizontal",
             point_policy="follow_mouse",
+            limit=1,
             visible=False,
         )
     )
@@ -290,6 +284,7 @@ def legend(entries: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, Any]:
         text_font=value(look.FONT),
         text_color=look.INK,
         text_baseline="middle",
+        name="legend names",
     )
     return {
         "figure": plot,

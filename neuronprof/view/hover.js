@@ -88,3 +88,13 @@ function describe(scene, row, part) {
   const pairs = row < 0 ? aboutBar(scene, -1 - row) : aboutEvent(scene, row)
   return pairs.map(([label, value]) => part == "labels" ? label : shorten(value).replace(/\s*\n\s*/g, " ")).join("\n")
 }
+
+// What memory holds by category, from the top of the stack; `part` as above.
+function held(layers, roles, point, part) {
+  if (part == "title")
+    return "HBM in use"
+  const holds = (place) => layers[`y${place + 1}`][point] - layers[`y${place}`][point]
+  const pairs = roles.map((role, place) => [shorten(role.replaceAll("_", " ")), size(holds(place))]).reverse()
+  pairs.push(["total", size(layers[`y${roles.length}`][point])])
+  return pairs.map(([label, value]) => part == "labels" ? label : value).join("\n")
+}

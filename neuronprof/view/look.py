@@ -10,27 +10,38 @@ if TYPE_CHECKING:
 
 FONT = "Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, FAINT, LINE, PAPER = "#1b2330", "#667080", "#e4e7ec", "#ffffff"
+# In style sheets the same colours follow the page, which has others where dark is preferred; a notebook keeps these.
+_INK, _FAINT, _LINE, _PAPER = (
+    f"var(--ink, {INK})",
+    f"var(--faint, {FAINT})",
+    f"var(--line, {LINE})",
+    f"var(--paper, {PAPER})",
+)
 LIMIT = "#b42318"
 TOOLBAR = 40  # right of the plots
 
 CONTROL_CSS = f"""
 :host {{ margin: 0 8px 0 0; }}
 .bk-input {{
-  font: 500 12px {FONT}; color: {INK}; height: 28px; padding: 2px 26px 2px 10px;
-  border: 1px solid #d0d5dd; border-radius: 6px; background-color: {PAPER};
+  font: 500 12px {FONT}; color: {_INK}; height: 28px; padding: 2px 26px 2px 10px;
+  border: 1px solid {_LINE}; border-radius: 6px; background-color: {_PAPER};
 }}
 """
 
-SENTENCE_CSS = f":host {{ font: 12px/1.5 {FONT}; color: {FAINT}; margin: 8px 0 4px; }}"
+SENTENCE_CSS = f":host {{ font: 12px/1.5 {FONT}; color: {_FAINT}; margin: 8px 0 4px; }}"
 TABS_CSS = f"""
-.bk-header {{ border-bottom: 1px solid {LINE}; }}
-.bk-tab {{ font: 500 13px {FONT}; color: {FAINT}; padding: 6px 12px; border: none; border-bottom: 2px solid transparent; }}
-.bk-tab.bk-active {{ color: {INK}; background: none; border-color: #0072b2; }}
+.bk-header {{ border-bottom: 1px solid {_LINE}; }}
+.bk-tab {{ font: 500 13px {FONT}; color: {_FAINT}; padding: 6px 12px; border: none; border-bottom: 2px solid transparent; }}
+.bk-tab:focus {{ outline: none; }}
+.bk-tab:focus-visible {{ outline: 2px solid #56b4e9; }}
+.bk-tab.bk-active {{ color: {_INK}; background: none; border: none; border-bottom: 2px solid #0072b2; }}
 """
 TABLE_CSS = f"""
-:host {{ font: 12px {FONT}; color: {INK}; margin-bottom: 10px; }}
-.slick-header-column.slick-header-column {{ font-weight: 600; color: {FAINT}; background: {PAPER}; border-right: none; }}
-.slick-cell.slick-cell {{ border: none; border-bottom: 1px solid #f0f2f5; padding: 3px 6px; font-variant-numeric: tabular-nums; }}
+:host {{ font: 12px {FONT}; color: {_INK}; margin-bottom: 10px; }}
+.slick-header-column.slick-header-column {{ font-weight: 600; color: {_FAINT}; background: {_PAPER}; border-right: none; }}
+.slick-row.slick-row {{ background: {_PAPER}; color: {_INK}; }}
+.slick-row.odd {{ background: var(--wash, #f6f7f9); }}
+.slick-cell.slick-cell {{ border: none; border-bottom: 1px solid {_LINE}; padding: 3px 6px; font-variant-numeric: tabular-nums; }}
 """
 
 
@@ -47,7 +58,7 @@ def apply(plot: "Figure", gutter: int) -> None:
     plot.min_border_right = 10
     plot.min_border_top = plot.min_border_bottom = 4
     plot.outline_line_color = LINE
-    plot.background_fill_color = plot.border_fill_color = PAPER
+    plot.background_fill_color, plot.border_fill_color = PAPER, None
     plot.xgrid.grid_line_color = plot.ygrid.grid_line_color = LINE
     plot.axis.axis_line_color = None
     plot.axis.major_tick_line_color = plot.axis.minor_tick_line_color = None
@@ -63,7 +74,7 @@ def bare(plot: "Figure") -> None:
     plot.grid.visible = False
     plot.outline_line_color = None
     plot.min_border = 0
-    plot.background_fill_color = plot.border_fill_color = PAPER
+    plot.background_fill_color, plot.border_fill_color = PAPER, None
 
 
 def label_axis(axis: Any) -> None:
@@ -86,6 +97,14 @@ def quantity_axis(plot: "Figure", label: str, code: str, top: float) -> None:
     plot.yaxis.axis_label_text_font_size = "12px"
     plot.yaxis.axis_label_text_font_style = "normal"
     plot.yaxis.axis_label_text_color = INK
+
+
+def headings_right(places: Sequence[int]) -> str:
+    """Style that puts the headings of some columns, counted from 1, over right-aligned numbers."""
+    return (
+        ",".join(f".slick-header-column:nth-child({place}) .slick-column-name" for place in places)
+        + "{ float: right; }"
+    )
 
 
 def limit(plot: "Figure", value: float, text: str) -> None:
@@ -118,17 +137,17 @@ def keys(plot: "Figure", areas: Sequence[tuple[Any, str]]) -> None:
     plot.add_layout(legend)
 
 
-def tooltip(rows: Sequence[tuple[str, str]]) -> str:
-    """A small table; the second of each pair is a field, which Bokeh puts in as text."""
+def value_tooltip(label: str) -> str:
+    """What a plot shows under the pointer: its value, which is the field y, and the time, which is x."""
     cells = "".join(
-        f'<span style="color:{FAINT}">{label}</span><span style="white-space:pre">{field}</span>'
-        for label, field in rows
+        f'<span style="color:{FAINT}">{name}</span><span style="white-space:pre">{field}</span>'
+        for name, field in ((label, "@y{custom}"), ("At", "@x{custom}"))
     )
     return f'<div style="{_TIP}"><div style="{_GRID}">{cells}</div></div>'
 
 
-def event_tooltip(field: str) -> str:
-    """A title over a column of labels and one of values, all of them fields."""
+def fields_tooltip(field: str) -> str:
+    """A title over a column of labels and one of values, all of them formats of one field: Bokeh puts those in as text."""
     columns = (
         f'<span style="white-space:pre;color:{FAINT}">{field}{{labels}}</span>'
         f'<span style="white-space:pre">{field}{{values}}</span>'

@@ -1,4 +1,40 @@
-// Keys that move the window of the page's timeline.
+// What the page adds to its timeline: keys that move the window, and dark figures where dark is preferred.
+
+const DARK = matchMedia("(prefers-color-scheme: dark)")
+
+// Figures are drawn on canvases, which no style sheet reaches: they take the page's colours one by one.
+function paint(timeline) {
+  const style = getComputedStyle(document.documentElement)
+  const of = (name) => style.getPropertyValue(`--${name}`).trim()
+  const [ink, faint, line, paper] = ["ink", "faint", "line", "paper"].map(of)
+  const change = {
+    Figure: {background_fill_color: paper, outline_line_color: line},
+    LinearAxis: {major_label_text_color: faint, axis_label_text_color: ink},
+    Grid: {grid_line_color: line},
+    Label: {text_color: faint},
+    Legend: {label_text_color: ink, background_fill_color: paper},
+  }
+  for (const model of timeline.references())
+    model.setv(change[model.type] ?? {})
+  const name = (name) => timeline.document.get_model_by_name(name)
+  name("lanes").left[0].major_label_text_color = ink
+  name("overview").left[0].major_label_text_color = ink
+  name("legend").setv({outline_line_color: null})
+  name("legend names").glyph.text_color = {value: ink}
+}
+
+function whenDrawn() {
+  const timeline = globalThis.Bokeh?.documents[0]?.get_model_by_name("timeline")
+  if (!timeline)
+    return void requestAnimationFrame(whenDrawn)
+  if (timeline.type != "Column")
+    return
+  if (DARK.matches)
+    paint(timeline)
+  DARK.addEventListener("change", () => paint(timeline))
+}
+
+whenDrawn()
 
 function move(range, pan, zoom) {
   const [low, high] = range.bounds

@@ -21,6 +21,9 @@ _UNITS = {
 }
 
 
+_FORMATS = {"share": "0.0%", "number": "0,0.[00]"}
+
+
 class Shown(NamedTuple):
     """A column: its name in the result, its heading, and text, share, number or a quantity of `_UNITS`."""
 
@@ -93,9 +96,9 @@ TABS: tuple[tuple[str, tuple[tuple[str, str, str, tuple[Shown, ...]], ...]], ...
                 (
                     Shown("name", "Collective", width=110), Shown("algorithm", "Algorithm"), Shown("replica_group", "Group"),
                     Shown("layer", "Layer", width=220), Shown("bytes", "Message", "bytes"), Shown("count", "Count", "number"),
-                    Shown("transfer_ns", "Transfer", "time"), Shown("wait_ns", "Wait for peers", "time", 110),
-                    Shown("overlapped_ns", "Overlapped", "time"), Shown("exposed_ns", "Exposed", "time"),
-                    Shown("bus_bandwidth", "Bus bandwidth", "rate", 120),
+                    Shown("transfer_ns", "Transfer", "time"), Shown("wait_ns", "Wait for peers", "time", 140),
+                    Shown("overlapped_ns", "Overlapped", "time", 110), Shown("exposed_ns", "Exposed", "time"),
+                    Shown("bus_bandwidth", "Bus bandwidth", "rate", 150),
                 ),
             ),
         ),
@@ -173,22 +176,23 @@ def _part(table: "pd.DataFrame", sentence: str, shown: Sequence[Shown]) -> list[
 def _table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":
     from bokeh.models import ColumnDataSource, DataTable, NumberFormatter, StringFormatter, TableColumn
 
+    quantities = {kind: [table[one.name] for one in shown if one.kind == kind] for kind in _UNITS}
+    units = {kind: _unit(_UNITS[kind], columns) for kind, columns in quantities.items()}
     data: dict[str, Any] = {}
     columns = []
     for one in shown:
-        values, heading = table[one.name], one.heading
-        if one.kind == "text":
-            data[one.name] = values.fillna("").astype(str).to_numpy(object)
-            columns.append(TableColumn(field=one.name, title=heading, width=one.width, formatter=StringFormatter()))
-            continue
-        numbers = values.to_numpy(float)
-        if one.kind in _UNITS:
-            scale, unit = _unit(_UNITS[one.kind], numbers)
-            numbers, heading = numbers / scale, f"{heading} ({unit})"
-        data[one.name] = numbers
-        form = "0.0%" if one.kind == "share" else "0,0.[00]"
-        formatter = NumberFormatter(format=form, text_align="right", nan_format="")
-        columns.append(TableColumn(field=one.name, title=heading, width=one.width, formatter=formatter))
+        scale, unit = units.get(one.kind, (1.0, ""))
+        text = one.kind == "text"
+        values = table[one.name]
+        data[one.name] = values.fillna("").astype(str).to_numpy(object) if text else values.to_numpy(float) / scale
+        form = (
+            StringFormatter()
+            if text
+            else NumberFormatter(format=_FORMATS.get(one.kind, "0,0.00"), text_align="right", nan_format="")
+        )
+        title = f"{one.heading} ({unit})" if unit else one.heading
+        columns.append(TableColumn(field=one.name, title=title, width=one.width, formatter=form))
+    numeric = [place for place, one in enumerate(shown, 1) if one.kind != "text"]
     return DataTable(
         source=ColumnDataSource(data),
         columns=columns,
@@ -197,11 +201,11 @@ def _table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":
         index_position=None,
         reorderable=False,
         sizing_mode="stretch_width",
-        stylesheets=[look.TABLE_CSS],
+        stylesheets=[look.TABLE_CSS, look.headings_right(numeric)],
     )
 
 
-def _unit(units: Sequence[tuple[float, str]], numbers: Any) -> tuple[float, str]:
-    """The unit that fits the largest value; one for the whole column, so that its numbers compare."""
-    largest = max((abs(n) for n in numbers.tolist() if n == n), default=0)
+def _unit(units: Sequence[tuple[float, str]], columns: Sequence["pd.Series[Any]"]) -> tuple[float, str]:
+    """The unit that fits the largest value; one for all columns of a kind, so that their numbers compare."""
+    largest = max((float(column.abs().max()) for column in columns), default=0.0)
     return next(((scale, unit) for scale, unit in units if largest >= scale), units[-1])

@@ -149,7 +149,7 @@ def _patch_storages(patches: Patches) -> None:
 
     def address(original: _Call, self: torch.UntypedStorage) -> int:
         try:
-            return original(self)  # type: ignore[no-any-return]
+            return original(self)
         except RuntimeError as error:
             if "invalid python storage" not in str(error):
                 raise

@@ -5,6 +5,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
+from typing import Any
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -41,7 +42,7 @@ def cleaned(trace: TracebackType | None) -> TracebackType | None:
 
 def _hooked_call(frame: FrameType, called: FrameType) -> bool:
     """Whether a module's call took the long way through `inner` only because the recorder listens to all modules."""
-    module = frame.f_locals.get("self")
+    module: Any = frame.f_locals.get("self")
     return (
         frame.f_code.co_name == "_call_impl"
         and called.f_code.co_name == "inner"

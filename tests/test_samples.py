@@ -47,3 +47,12 @@ def test_the_slow_chip_is_seen():
     waits = events[(events["engine"] == "cc") & (events["wait_for"] == "peer")].groupby("rank")["wait_ns"].sum()
     waits = waits.reindex(range(8), fill_value=0)
     assert waits.loc[:3].min() > 10 * max(1, waits.loc[4:].max())
+
+
+def test_the_summary_says_whether_values_were_computed():
+    lines = str(neuronprof.load(SAMPLES / "mlp.parquet").summary()).splitlines()
+    # 512 x 2048 + 2048 + 2048 x 10 + 10 = 1,071,114
+    assert (
+        lines[1]
+        == "1.07 M parameters, values not computed: losses and other numbers that the script printed mean nothing"
+    )

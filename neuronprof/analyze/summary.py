@@ -61,6 +61,8 @@ class Summary:
     trace: str
     script: str
     machine: str
+    parameters: int
+    values: str
     ranks: int
     world_size: int
     events: int
@@ -111,6 +113,8 @@ def pick(trace: reader.TraceFile, results: Results) -> Summary:
         trace=str(trace.path),
         script=str(metadata.get("script") or ""),
         machine=str(machine.get("title") or machine.get("chip") or ""),
+        parameters=int(metadata.get("parameters") or 0),
+        values=str(metadata.get("values") or ""),
         ranks=len(trace.ranks),
         world_size=int(metadata.get("world_size") or len(trace.ranks)),
         events=trace.num_events,

@@ -25,7 +25,7 @@ _WHERE = {
 
 def render_text(summary: Summary) -> str:
     """The summary as lines of text."""
-    lines = [_title(summary), ""]
+    lines = [_title(summary), *_recorded(summary), ""]
     lines += _steps(summary)
     lines += _costs(summary)
     lines += _figures(summary)
@@ -60,6 +60,18 @@ def _title(summary: Summary) -> str:
     where = f" on {summary.machine}" if summary.machine else ""
     title = f"{what}{where}: {_plural(summary.steps, 'step')}, {ranks}, {_plural(summary.events, 'event')}"
     return f"{title} (the recording did not end)" if summary.partial else title
+
+
+_VALUES = {
+    "real": "values computed on the CPU: what the script printed is true",
+    "none": "values not computed: losses and other numbers that the script printed mean nothing",
+}
+
+
+def _recorded(summary: Summary) -> list[str]:
+    parameters = f"{units.count(summary.parameters)} parameters" if summary.parameters else ""
+    known = ", ".join(filter(None, (parameters, _VALUES.get(summary.values, ""))))
+    return [known] if known else []
 
 
 def _steps(summary: Summary) -> list[str]:

@@ -4,6 +4,7 @@ import numpy as np
 import picture
 import pytest
 
+import neuronprof
 from neuronprof.analyze.analyzer import run
 from neuronprof.analyze.bottlenecks import Bottlenecks
 from neuronprof.analyze.communication import Communication
@@ -11,6 +12,7 @@ from neuronprof.analyze.memory import Memory
 from neuronprof.analyze.roofline import Roofline
 from neuronprof.analyze.underused import Underused
 from neuronprof.analyze.utilization import Utilization
+from neuronprof.trace.writer import TraceWriter
 
 
 def tables(trace, analyzer):
@@ -104,6 +106,21 @@ def test_bottlenecks(trace):
         "vector c '' '' '' 1 1 0.0625",
         "hbm b '' '' '' 1 1 0.0625",
         "host h '' '' '' 1 1 0.0625",
+    ]
+
+
+def test_bottlenecks_by_region(tmp_path):
+    # tensor  aaaabb   a stands in the region "attention", b in none: 4 ns, two thirds of the step
+    path = tmp_path / "trace.parquet"
+    with TraceWriter(path) as writer:
+        writer.write({
+            "engine": ["tensor", "tensor"], "kind": "compute", "name": ["a", "b"], "start_ts": [0, 4], "duration_ns": [4, 2],
+            "op_name": ["a", "b"], "region": ["attention", ""],
+        })  # fmt: skip
+        writer.close({"segments": [{"kind": "step", "step": 0, "start_ts": 0, "end_ts": 6}]})
+    table = neuronprof.load(path).analyze("bottlenecks_by_region")
+    assert table.to_dict("records") == [
+        {"region": "attention", "class": "tensor", "time_ns": 4, "per_step_ns": 4.0, "share": 4 / 6}
     ]
 
 

@@ -136,6 +136,7 @@ def test_json_is_one_object(path, capsys):
                 {"class": "tensor", **mm, "layer": "blocks.1.fc", "time_ns": 12, "per_step_ns": 3.0, "share": 0.3},
                 {"class": "idle", **idle, "time_ns": 10, "per_step_ns": 2.5, "share": 0.25},
             ],
+            "bottlenecks_by_region": [],
             "roofline_steps": [
                 steps | {"step": -1, "step_time_ns": 4, "model_flops": 0, "hardware_flops": 0.0, "mfu": None, "hfu": 0.0,
                          "moved_bytes": 0.0, "hbm_share": 0.0, "intensity": None},

@@ -147,7 +147,7 @@ def test_a_model_that_does_not_fit_leaves_no_file(tmp_path):
         'base = "trainium2"\n[package]\nhbm_capacity = { value = 4_000_000, unit = "B", provenance = "assumed", source = "a test" }\n'
     )
     options = pipeline.Options(output=tmp_path / "trace.parquet", chip=str(small), steps=1, quiet=True)
-    with pytest.raises(NeuronprofError, match="needs .* of HBM and a rank of small has .* too little"):
+    with pytest.raises(NeuronprofError, match=r"needs .* of HBM and a rank of small has .* too little"):
         pipeline.record(script, (), options)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["big.py", "small.toml"]
     allowed = pipeline.Options(output=tmp_path / "trace.parquet", chip=str(small), steps=1, allow_oom=True, quiet=True)
@@ -185,6 +185,12 @@ def test_recording_a_block(tmp_path):
     metadata = open_trace(tmp_path / "block.parquet").metadata
     assert [s["step"] for s in metadata["segments"]] == [0, 1]
     assert json.dumps(metadata)
+    events = pd.read_parquet(tmp_path / "block.parquet")
+    named = events[events["region"] == "forward pass"]
+    assert (
+        {"forward", "backward"} <= set(named["phase"]) <= {"forward", "backward", "other"}
+    )  # its input, its operators, their gradients
+    assert set(events[events["phase"] == "optimizer"]["region"]) == {""}
 
 
 def test_an_unknown_option_of_a_block_is_one_sentence(tmp_path):

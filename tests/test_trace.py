@@ -51,6 +51,7 @@ def test_every_column_comes_back(tmp_path):
         "layer": pa.array(["fc1", "fc1"]).dictionary_encode(), "phase": "forward", "source": "train.py:3", "bytes": np.array([0, 64]),
         "flops": np.array([128, 0]), "dtype": "bfloat16", "collective": -1, "replica_group": None, "algorithm": None,
         "released_by": np.array([-1, 7]), "deps": (np.array([0, 0, 2]), np.array([2, 5])),
+        "region": [None, "loss/head"],
     }  # fmt: skip
     path = write(tmp_path / "trace.parquet", given)
     expected = {
@@ -59,6 +60,7 @@ def test_every_column_comes_back(tmp_path):
         "wait_for": ["data", None], "op": [4, -1], "op_name": ["aten.mm", None], "layer": ["fc1", "fc1"], "phase": ["forward", "forward"],
         "source": ["train.py:3", "train.py:3"], "bytes": [0, 64], "flops": [128, 0], "dtype": ["bfloat16", "bfloat16"],
         "collective": [-1, -1], "replica_group": [None, None], "algorithm": [None, None], "released_by": [-1, 7], "deps": [[], [2, 5]],
+        "region": [None, "loss/head"],
     }  # fmt: skip
     table = open_trace(path).columns()
     assert table.to_pydict() == expected
@@ -71,7 +73,7 @@ def test_missing_columns_get_their_defaults(tmp_path):
         "id": 1, "step": 0, "chip": 0, "core": 0, "rank": 0, "engine": "tensor", "queue": 0, "kind": "compute", "name": "MATMUL",
         "start_ts": 50, "duration_ns": 5, "wait_ns": 0, "wait_for": None, "op": -1, "op_name": None, "layer": None, "phase": None,
         "source": None, "bytes": 0, "flops": 0, "dtype": None, "collective": -1, "replica_group": None, "algorithm": None,
-        "released_by": -1, "deps": None,
+        "released_by": -1, "deps": None, "region": None,
     }  # fmt: skip
 
 

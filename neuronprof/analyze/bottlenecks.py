@@ -27,6 +27,7 @@ ENGINES_OF_CLASS = {
 }
 CLASSES = (*ENGINES_OF_CLASS, "idle")
 LABELS = ("op_name", "layer", "phase", "source")
+GROUPS = (*LABELS, "region")
 NO_LABEL = -1
 
 Pieces = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]
@@ -43,15 +44,16 @@ class Bottlenecks(Analyzer):
     """
 
     name: ClassVar[str] = "bottlenecks"
-    needs: ClassVar[tuple[str, ...]] = schema.select("engine", "name", "wait_ns", "wait_for", *LABELS)
+    needs: ClassVar[tuple[str, ...]] = schema.select("engine", "name", "wait_ns", "wait_for", *GROUPS)
     keys: ClassVar[dict[str, tuple[str, ...]]] = {
         "steps": ("rank", "step", "class"),
-        "operators": ("evaluation", "class", *LABELS),
+        "operators": ("evaluation", "class", *GROUPS),
     }
     tables: ClassVar[dict[str, tuple[str, ...]]] = {
         "bottlenecks": ("step", "rank", "class", "time_ns", "share"),
         "bottlenecks_by_layer": ("layer", "class", "time_ns", "per_step_ns", "share"),
         "bottlenecks_by_operator": ("class", *LABELS, "time_ns", "per_step_ns", "share"),
+        "bottlenecks_by_region": ("region", "class", "time_ns", "per_step_ns", "share"),
     }
 
     def map(self, chip: Chip) -> State:
@@ -68,9 +70,9 @@ class Bottlenecks(Analyzer):
         np.add.at(time, position, columns["time_ns"])
         frame = pd.DataFrame({**dict(zip(_KEYS, rows, strict=True)), "time_ns": time})
         frame["evaluation"] = frame["step"] == EVALUATION
-        operators = frame.groupby(["evaluation", "class", *LABELS], as_index=False)[["time_ns"]].sum()
+        operators = frame.groupby(["evaluation", "class", *GROUPS], as_index=False)[["time_ns"]].sum()
         operators = operators[operators["time_ns"] > 0]
-        for label in LABELS:
+        for label in GROUPS:
             operators[label] = chip.events.text(label, operators[label].to_numpy())
         steps = frame.groupby(["rank", "step", "class"], as_index=False)[["time_ns"]].sum()
         return {"steps": steps, "operators": operators.reset_index(drop=True)}
@@ -88,13 +90,14 @@ class Bottlenecks(Analyzer):
             "bottlenecks": steps[list(self.tables["bottlenecks"])],
             "bottlenecks_by_layer": _costs(operators, ["layer", "class"], spans),
             "bottlenecks_by_operator": _costs(operators, ["class", *LABELS], spans),
+            "bottlenecks_by_region": _named(_costs(operators, ["region", "class"], spans)),
         }
         for table in finished.values():
             table["class"] = [CLASSES[position] for position in table["class"]]
         return finished
 
 
-_KEYS = ("rank", "step", "class", *LABELS)
+_KEYS = ("rank", "step", "class", *GROUPS)
 
 
 def _costs(operators: "pd.DataFrame", by: list[str], spans: int) -> "pd.DataFrame":
@@ -103,6 +106,10 @@ def _costs(operators: "pd.DataFrame", by: list[str], spans: int) -> "pd.DataFram
     table["per_step_ns"] = table["time_ns"] / max(spans, 1)
     table["share"] = table["time_ns"] / max(int(table["time_ns"].sum()), 1)
     return table
+
+
+def _named(table: "pd.DataFrame") -> "pd.DataFrame":
+    return table[table["region"] != ""].reset_index(drop=True)
 
 
 def _split(span: Span) -> dict[str, NDArray[Any]]:
@@ -163,6 +170,6 @@ def _rows(span: Span, found: list[tuple[int, NDArray[np.int64], NDArray[np.intp]
         "class": classes,
         "time_ns": time,
     }
-    for label in LABELS:
+    for label in GROUPS:
         columns[label] = np.append(span.events[label], NO_LABEL)[event]  # row -1 of the array is the label of no event
     return columns

@@ -62,9 +62,9 @@ class TensorEngine:
 
 @dataclass(frozen=True, slots=True)
 class LaneEngine:
-    """Vector, Scalar or GpSimd engine of one physical core: lanes elements a cycle, minimum cycles an instruction, overhead cycles to start.
+    """Vector, Scalar or GpSimd engine of one physical core.
 
-    speedup_16bit: times faster on 16-bit operands; tile: elements a lane that one instruction covers at most.
+    lanes: elements a cycle; minimum: cycles of an instruction at least; overhead: cycles to start; speedup_16bit: times faster on 16-bit operands; tile: elements a lane that one instruction covers at most.
     """
 
     clock: float = unit("Hz")
@@ -87,8 +87,11 @@ class OnChipMemory:
 
 @dataclass(frozen=True, slots=True)
 class Dma:
-    """DMA of one physical core. start: from trigger to first byte. efficiency_*: share of the bandwidth reached with contiguous pieces of
-    64 B, 256 B, 512 B, 2 KiB, 4 KiB and more; between them it is interpolated over the logarithm of the size."""
+    """DMA of one physical core.
+
+    start: from trigger to first byte. efficiency_*: share of the bandwidth reached with contiguous pieces of 64 B, 256 B, 512 B, 2 KiB,
+    4 KiB and more; between them it is interpolated over the logarithm of the size.
+    """
 
     engines: float = unit("engines")
     bandwidth: float = unit("B/s")  # of one engine
@@ -102,9 +105,12 @@ class Dma:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """NeuronLink or EFA of one chip. bandwidth: out of the chip, each direction; efficiency: what collectives reach of it; latency: of one
-    hop or step; domain: chips that it joins (an UltraServer for NeuronLink, an UltraCluster for EFA); mesh_limit and rdh_limit: largest
-    message for which collectives use the mesh and the recursive halving-doubling algorithm (ring above)."""
+    """NeuronLink or EFA of one chip.
+
+    bandwidth: out of the chip, each direction; efficiency: what collectives reach of it; latency: of one hop or step; domain: chips that
+    it joins (an UltraServer for NeuronLink, an UltraCluster for EFA); mesh_limit and rdh_limit: largest message for which collectives use
+    the mesh and the recursive halving-doubling algorithm (ring above).
+    """
 
     bandwidth: float = unit("B/s")
     efficiency: float = unit("fraction")

@@ -18,8 +18,8 @@ RANK_STRIDE = 1 << 36
 _KINDS = {Engine.DMA: Kind.TRANSFER, Engine.CC: Kind.COLLECTIVE, Engine.HOST: Kind.MARKER}
 _ENGINES = [str(e) for e in Engine]
 _OPCODES = [o.name for o in Opcode]
-_OPERATOR_COLUMNS = ("op", "op_name", "layer", "phase", "source", "shapes", "dtype", "flops", "bytes")
-_DESCRIBING = ("op_name", "layer", "phase", "source")
+_OPERATOR_COLUMNS = ("op", "op_name", "layer", "phase", "source", "region", "shapes", "dtype", "flops", "bytes")
+_DESCRIBING = ("op_name", "layer", "phase", "source", "region")
 
 Columns = dict[str, Any]
 
@@ -51,6 +51,7 @@ class Operators:
         self.columns["layer"] += [graph.modules[m] for m in graph.module.tolist()]
         self.columns["phase"] += [str(PHASES[p]) for p in graph.phase.tolist()]
         self.columns["source"] += [graph.sources[s] for s in graph.source.tolist()]
+        self.columns["region"] += [graph.regions[r] for r in graph.region.tolist()]
         self.columns["shapes"] += [shapes[s] for s in signature]
         self.columns["dtype"] += [dtypes[s] for s in signature]
         self.columns["flops"] += [flops[s] for s in signature]

@@ -50,6 +50,7 @@ COLUMNS = (
     Column("algorithm", _STRINGS, "", "ring, mesh, rdh or hierarchical"),
     Column("released_by", pa.int64(), "", "id of the event whose end let this one start; -1 for none", -1),
     Column("deps", pa.list_(pa.int64()), "", "all predecessors, as backward distances in id"),
+    Column("region", _STRINGS, "", "the user's region, outer/inner; torch_neuronx.trace and torch.compile name theirs"),
 )
 
 REQUIRED = ("engine", "kind", "name", "start_ts", "duration_ns")  # without these an event says nothing
@@ -77,6 +78,7 @@ OPERATORS = pa.schema(
         ("layer", pa.string()),
         ("phase", pa.string()),
         ("source", pa.string()),
+        ("region", pa.string()),
         ("shapes", pa.string()),
         ("dtype", pa.string()),
         ("flops", pa.int64()),

@@ -31,6 +31,7 @@ class Group:
     elements: int
     reads: dict[int, int] = field(default_factory=dict)  # buffer: bytes needed of it
     writes: dict[int, int] = field(default_factory=dict)  # buffer: bytes written of it
+    parts: dict[tuple[int, int], int] = field(default_factory=dict)  # (buffer, offset): bytes needed from there
     pieces: dict[int, int] = field(default_factory=dict)
     partial: set[int] = field(default_factory=set)
     reduced: bool = False
@@ -46,7 +47,10 @@ class _Access:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """An operator that looks for its group, with the bytes that it reads and writes of each buffer."""
+    """An operator that looks for its group, with the bytes that it reads and writes of each buffer.
+
+    parts: bytes that it reads from each place, (buffer, offset): the thirds of a fused projection are three of them.
+    """
 
     op: int
     signature: Signature
@@ -54,6 +58,7 @@ class _Candidate:
     phase: int
     reads: dict[int, int]
     writes: dict[int, int]
+    parts: dict[tuple[int, int], int]
 
 
 def fuse(graph: Graph, works: list[Work]) -> list[Group]:
@@ -71,7 +76,7 @@ def fuse(graph: Graph, works: list[Work]) -> list[Group]:
         if group is None or group.index < launched:
             group = Group(len(groups), [], found.work.kind, found.phase, found.work.elements)
             groups.append(group)
-        _add(group, found)
+        _add(graph, group, found)
         operands = (*graph.inputs(found.op), *graph.outputs(found.op))
         for buffer, run in zip(operands, runs[graph.signature[found.op]], strict=False):
             group.pieces[buffer] = min(group.pieces.get(buffer, run), run)
@@ -96,14 +101,29 @@ def _on_device(graph: Graph, works: list[Work]) -> Iterator[_Candidate]:
             host.update(outputs)
         elif work.kind is not OpKind.VIEW and (work.writes or work.reads):
             written = [*outputs, *(inputs[i] for i in signature.mutates)]
-            yield _Candidate(
-                op,
-                signature,
-                work,
-                phases[op],
-                _sized(inputs, work.reads, counters),
-                _sized(written, work.writes, counters),
-            )
+            parts = _parts(inputs, signature.inputs, work.reads, counters)
+            writes = _sized(written, work.writes, counters)
+            yield _Candidate(op, signature, work, phases[op], _read(parts, graph), writes, parts)
+
+
+def _parts(
+    buffers: list[int], tensors: tuple[Tensor, ...], sizes: tuple[int, ...], counters: set[int]
+) -> dict[tuple[int, int], int]:
+    parts: dict[tuple[int, int], int] = {}
+    for buffer, tensor, nbytes in zip(buffers, tensors, sizes, strict=False):
+        if buffer >= 0 and nbytes and buffer not in counters:
+            place = buffer, tensor.offset
+            parts[place] = max(parts.get(place, 0), nbytes)
+    return parts
+
+
+def _read(parts: dict[tuple[int, int], int], graph: Graph) -> dict[int, int]:
+    """Bytes of each buffer; parts that overlap are no more than the whole of it."""
+    reads: dict[int, int] = {}
+    for (buffer, _), nbytes in parts.items():
+        before = reads.get(buffer, 0)
+        reads[buffer] = max(before, nbytes, min(before + nbytes, graph.buffers[buffer].nbytes))
+    return reads
 
 
 def _sized(buffers: list[int], sizes: tuple[int, ...], counters: set[int]) -> dict[int, int]:
@@ -158,11 +178,12 @@ def _compatible(group: Group, found: _Candidate) -> bool:
     return group.elements == found.work.elements or per_row
 
 
-def _add(group: Group, found: _Candidate) -> None:
+def _add(graph: Graph, group: Group, found: _Candidate) -> None:
     group.ops.append(found.op)
-    for buffer, nbytes in found.reads.items():
-        if buffer not in group.writes:
-            group.reads[buffer] = max(group.reads.get(buffer, 0), nbytes)
+    for place, nbytes in found.parts.items():
+        if place[0] not in group.writes:
+            group.parts[place] = max(group.parts.get(place, 0), nbytes)
+    group.reads = _read(group.parts, graph)
     for buffer, nbytes in found.writes.items():
         group.writes[buffer] = max(group.writes.get(buffer, 0), nbytes)
     if found.work.kind is OpKind.REDUCTION:

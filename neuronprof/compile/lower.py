@@ -87,7 +87,7 @@ class _Lowering:
         self._made: dict[int, int] = {}  # buffer: instruction after which SBUF has it
         self._stored: dict[int, list[int]] = {}  # buffer: instructions after which HBM has it
         self._read: dict[int, list[int]] = defaultdict(list)  # buffer: loads since it was last stored
-        self._tiles: deque[tuple[int, int]] = deque()  # (bytes, last instruction) of the tiles in flight, oldest first
+        self._tiles: deque[tuple[int, list[int]]] = deque()  # (bytes, last instructions) of the tiles in flight, oldest first
         self._in_flight = 0
 
     def group(self, group: Group, entry: GroupPlan) -> None:
@@ -158,10 +158,11 @@ class _Lowering:
             loaded = [self._move(ring, group.ops[0], share, ring.after if i == 0 else (), space) for ring in loads]
             products = [(op, part) for op, parts in cut for part in share.among(parts)]
             tiles.append(self._engines(products, passes, share, {*loaded, *(resident if i == 0 else ())}, tiles))
-            self._tiles.append((held, tiles[-1]))
             for ring in stores:
                 after = [tiles[-1], *(ring.after if i == 0 else ())]
                 ring.last = self._move(ring, group.ops[-1], share, after, [])
+            # A result holds its room until it has been stored.
+            self._tiles.append((held, [ring.last for ring in stores] or [tiles[-1]]))
         for move in entry.loads:
             self._read[move.buffer] += loaded
         for ring in stores:
@@ -177,10 +178,21 @@ class _Lowering:
     def _read_again(self, group: Group, entry: GroupPlan, gemms: list[tuple[int, Gemm]]) -> int:
         if not entry.loads or not gemms or group.kind is not OpKind.GEMM:
             return 0
-        return sum(tile.read_again(g, self._itemsize(op), self.working) for op, g in gemms)
+        return sum(self._streamed_again(op, g, entry) for op, g in gemms)
+
+    def _streamed_again(self, op: int, gemm: Gemm, entry: GroupPlan) -> int:
+        """Bytes that one product reads again; none if an operand stays in SBUF anyway and the other streams past it once."""
+        reads = self.works[self.graph.signature[op]].reads
+        # An implicit matmul of a convolution has each element of its input in many places, but reads it from one.
+        largest, size = max(reads, default=0) // gemm.batch, self._itemsize(op)
+        left, right = min(gemm.m * gemm.k * size, largest), min(gemm.k * gemm.n * size, largest)
+        stay = [n for b, n in zip(self.graph.inputs(op), reads, strict=False) if b in entry.resident]
+        if max(stay, default=0) >= gemm.batch * min(left, right):
+            return 0
+        return gemm.batch * tile.read_again(left, right, 4 * gemm.m * gemm.n, self.working)
 
     def _load_rings(self, group: Group, entry: GroupPlan, again: int) -> list["_Ring"]:
-        """The group's loads by ring; each waits until HBM has what it loads. again: bytes that the first one reads once more."""
+        """The group's loads by ring; each waits until HBM has what it loads. again: bytes that are read once more: no spill."""
         moves: dict[tuple[Queue, Opcode], list[Move]] = defaultdict(list)
         gather = group.kind is OpKind.GATHER
         for move in entry.loads:
@@ -190,8 +202,12 @@ class _Lowering:
         rings = [_ring(group, opcode, queue, listed) for (queue, opcode), listed in moves.items()]
         for ring in rings:
             ring.after = [i for b in ring.buffers for i in self._stored.get(b, ())]
-        if rings:
-            rings[0].nbytes += again
+        if again:
+            plain = next((r for r in rings if r.opcode is Opcode.DMA_LOAD), None)
+            if plain is None:
+                plain = _Ring(Opcode.DMA_LOAD, rings[0].queue, [], 0, rings[0].run)
+                rings.append(plain)
+            plain.nbytes += again
         return rings
 
     def _store_rings(self, group: Group, entry: GroupPlan) -> list["_Ring"]:
@@ -214,11 +230,11 @@ class _Lowering:
 
     def _make_room(self, nbytes: int) -> list[int]:
         """The tiles that have to be done before this many bytes fit beside the others in flight."""
-        waits = []
+        waits: list[int] = []
         while self._tiles and self._in_flight + nbytes > self.working:
             held, last = self._tiles.popleft()
             self._in_flight -= held
-            waits = [last]
+            waits += last
         self._in_flight += nbytes
         return waits
 

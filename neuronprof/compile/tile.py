@@ -51,11 +51,15 @@ def orient(gemm: Gemm, stationary: int, moving: int, shortest: int) -> Gemm:
     return gemm if cycles(gemm.m, gemm.n) <= cycles(gemm.n, gemm.m) else Gemm(gemm.batch, gemm.n, gemm.k, gemm.m)
 
 
-def read_again(gemm: Gemm, itemsize: int, working: float) -> int:
-    """Bytes that a matmul reads more than once because neither operand fits the working half of SBUF.
+def read_again(left: int, right: int, result: int, working: float) -> int:
+    """Bytes that one matmul reads more than once because nothing of it fits the working half of SBUF.
 
-    A panel of one operand stays while the other streams past it; the cheaper of the two choices is taken. Batches are independent.
+    left, right: bytes of the operands; result: bytes of its sums in FP32. Half of `working` is a panel that stays while the rest streams
+    past it: a part of either operand, or a block of the result, which needs its rows of one operand and its columns of the other (the
+    blockings of free and of contracted dimensions in the NKI matmul guide). The cheapest choice is taken.
     """
-    left, right, panel = gemm.m * gemm.k * itemsize, gemm.k * gemm.n * itemsize, working / 2
-    traffic = min(left + right * ceil(left / panel), right + left * ceil(right / panel))
-    return gemm.batch * (traffic - left - right)
+    panel = working / 2
+    blocks = max(1, ceil(result / panel))
+    by_result = min(left * ceil(blocks / rows) + right * rows for rows in range(1, blocks + 1))
+    traffic = min(left + right * ceil(left / panel), right + left * ceil(right / panel), by_result)
+    return traffic - left - right

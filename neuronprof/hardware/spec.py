@@ -64,7 +64,8 @@ class TensorEngine:
 class LaneEngine:
     """Vector, Scalar or GpSimd engine of one physical core.
 
-    lanes: elements a cycle; minimum: cycles of an instruction at least; overhead: cycles to start; speedup_16bit: times faster on 16-bit operands; tile: elements a lane that one instruction covers at most.
+    lanes: elements a cycle; minimum: cycles of an instruction at least; overhead: cycles to start; speedup_16bit: times faster on 16-bit
+    operands; tile: elements a lane that one instruction covers at most.
     """
 
     clock: float = unit("Hz")

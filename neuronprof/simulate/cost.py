@@ -54,14 +54,15 @@ def matmul(operands: np.ndarray, itemsize: np.ndarray, engine: TensorEngine, lnc
     OPERANDS: batch, M (stationary), K (contraction), N (moving).
     CYCLES: for each batch, each `rows` of K and each `columns` of M, max(N, interval_min) cycles for up to moving_max of N, but not less
     than the weight_load that hides behind it; FP32 takes fp32_passes times as long, FP8 1 / fp8_speedup (NKI guide, Trainium
-    architecture, tensor engine). The (M, N) tiles are spread over the arrays; K is summed up in one place, so one tile is the shortest.
+    architecture, tensor engine). Tiles of all three dimensions are spread over the arrays; what several arrays sum up of one result is
+    added while it is copied out of PSUM. One tile is the shortest.
     """
     batch, m, k, n = operands.T.astype(np.float64)
     moves = np.ceil(n / engine.moving_max)
     shortest = max(engine.interval_min, engine.weight_load)
     deep, wide = np.ceil(k / engine.rows), np.ceil(m / engine.columns)
     total = batch * deep * wide * np.maximum(n, shortest * moves)
-    cycles = np.maximum(total / (engine.arrays * lnc), deep * shortest)
+    cycles = np.maximum(total / (engine.arrays * lnc), shortest)
     speed = np.where(itemsize >= 4, 1 / engine.fp32_passes, np.where(itemsize == 1, engine.fp8_speedup, 1.0))
     return _picoseconds(cycles / speed, engine.clock)
 

@@ -1,5 +1,7 @@
 """Fusion and the memory plan on graphs that one can draw."""
 
+from dataclasses import replace
+
 import toys
 
 from neuronprof.compile.fuse import contiguous_bytes, fuse
@@ -120,3 +122,21 @@ def test_what_is_needed_later_goes_first():
     # It is wanted by another phase: that is a store, not a spill.
     assert plans[2].stores == [Move(c, MIB, spill=False)]
     assert [m.buffer for m in plans[5].loads] == [c]
+
+
+def test_parts_of_one_buffer_are_read_each_once():
+    # q, k and v are thirds of one projection: all of it is read. q twice is still one third.
+    g = toys.GraphBuilder()
+    qkv, out = g.tensor(3, 64, 64), g.tensor(64, 64)
+    third = 64 * 64 * 4
+    parts = [Tensor("float32", (64, 64), (64, 1), offset=i * 64 * 64) for i in range(3)]
+    g.op("aten.addcmul.default", [qkv, qkv, qkv], [out])
+    graph = g.graph()
+
+    def read(*tensors):
+        signature = replace(graph.signatures[0], inputs=tensors)
+        (group,) = groups_of(replace(graph, signatures=(signature,)))
+        return group.reads
+
+    assert read(*parts) == {qkv: 3 * third}
+    assert read(parts[0], parts[0], parts[1]) == {qkv: 2 * third}

@@ -44,6 +44,8 @@ class TestCosts:
         assert one(cost.matmul(operands(1, 128, 256, 512), fp32, engine, 1)) == 4096 * 1000
         assert one(cost.matmul(operands(1, 128, 256, 512), fp8, engine, 1)) == 512 * 1000
         assert one(cost.matmul(operands(2, 128, 256, 512), bf16, engine, 2)) == 1024 * 1000
+        # Two cores share K, too: the gradient of a small weight, K 1024 in 8 tiles of 128 columns, is 8 x 128 / 2 = 512 ns.
+        assert one(cost.matmul(operands(1, 128, 1024, 128), bf16, engine, 2)) == 512 * 1000
         # One moving column takes the shortest interval of 64 cycles.
         assert one(cost.matmul(operands(1, 128, 128, 1), bf16, engine, 1)) == 64 * 1000
 

@@ -47,10 +47,21 @@ def test_pieces_follow_capacity_first_and_overlap_second():
 
 def test_a_matmul_that_fits_reads_its_operands_once():
     # 256 x 512 x 2 bytes = 256 KiB stays while the other streams: nothing is read again.
-    assert tile.read_again(Gemm(1, 256, 512, 8192), 2, 2**20) == 0
+    mib = 2**20
+    assert tile.read_again(mib // 4, 8 * mib, 8 * mib, mib) == 0
 
 
 def test_a_matmul_that_does_not_fit_streams_the_smaller_side_again():
-    # left 1024 x 1024 x 2 = 2 MiB, right 1024 x 4096 x 2 = 8 MiB, a panel of 1 MiB:
-    # left in 2 panels, right twice: 2 + 16 = 18; right in 8 panels, left 8 times: 8 + 16 = 24. 18 - 10 = 8 MiB more.
-    assert tile.read_again(Gemm(1, 1024, 1024, 4096), 2, 2 * 2**20) == 8 * 2**20
+    # (1024, 1024) x (1024, 4096): left 2 MiB, right 8 MiB, sums 16 MiB, a panel of 1 MiB.
+    # Left in 2 panels, right twice: 2 + 16 = 18; right in 8 panels, left 8 times: 8 + 16 = 24; 16 blocks of sums, at best 8 columns of
+    # 2 rows: 2 x 8 + 8 x 2 = 32. 18 - 10 = 8 MiB more.
+    mib = 2**20
+    assert tile.read_again(2 * mib, 8 * mib, 16 * mib, 2 * mib) == 8 * mib
+
+
+def test_a_long_contraction_keeps_the_sums_and_reads_once():
+    # The gradient of a weight, (512, 65536) x (65536, 512): operands of 64 MiB, sums of 1 MiB that fit the panel.
+    mib = 2**20
+    assert tile.read_again(64 * mib, 64 * mib, mib, 2 * mib) == 0
+    # With half the panel the sums are 2 blocks: one operand is read twice.
+    assert tile.read_again(64 * mib, 64 * mib, mib, mib) == 64 * mib

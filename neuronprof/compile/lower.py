@@ -87,7 +87,9 @@ class _Lowering:
         self._made: dict[int, int] = {}  # buffer: instruction after which SBUF has it
         self._stored: dict[int, list[int]] = {}  # buffer: instructions after which HBM has it
         self._read: dict[int, list[int]] = defaultdict(list)  # buffer: loads since it was last stored
-        self._tiles: deque[tuple[int, list[int]]] = deque()  # (bytes, last instructions) of the tiles in flight, oldest first
+        self._tiles: deque[tuple[int, list[int]]] = (
+            deque()
+        )  # (bytes, last instructions) of the tiles in flight, oldest first
         self._in_flight = 0
 
     def group(self, group: Group, entry: GroupPlan) -> None:

@@ -41,7 +41,7 @@ def test_pieces_follow_capacity_first_and_overlap_second():
     assert tile.pieces(100, 12 * mib) == 1  # nothing to overlap
     assert tile.pieces(4 * mib, 12 * mib) == 4  # a MiB a piece
     assert tile.pieces(64 * mib, 200 * mib) == 8  # no more than needed for overlap
-    assert tile.pieces(96 * mib, 12 * mib) == 16  # 6 MiB are half of what two tiles share
+    assert tile.pieces(96 * mib, 12 * mib) == 24  # 4 MiB are a third of what three tiles share
     assert tile.pieces(960 * mib, 12 * mib) == 32  # a piece stands for several tiles
 
 

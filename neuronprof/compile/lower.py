@@ -154,7 +154,7 @@ class _Lowering:
         loaded: list[int] = []
         for i in range(count):
             share = _Share(i, count)
-            held = min(share.of(total), int(self.working / 2))
+            held = min(share.of(total), int(self.working / tile.IN_FLIGHT))
             space = self._make_room(held)
             # Queues run in order: what the first tile waits for, the others have behind them.
             loaded = [self._move(ring, group.ops[0], share, ring.after if i == 0 else (), space) for ring in loads]

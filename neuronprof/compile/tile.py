@@ -1,4 +1,4 @@
-"""Tiling: how a group is cut so that its tiles fit SBUF twice, and what a matmul reads again because its operands do not fit."""
+"""Tiling: how a group is cut so that three of its tiles fit SBUF, and what a matmul reads again because its operands do not fit."""
 
 import itertools
 from math import ceil
@@ -10,11 +10,13 @@ from neuronprof.graph.ops import Gemm
 _PIECES = 8
 _MOST_PIECES = 32
 _SMALLEST_PIECE = 1 << 20
+# While one tile is computed, the next one is loaded and the one before it is stored.
+IN_FLIGHT = 3
 
 
 def pieces(nbytes: int, working: float) -> int:
-    """Into how many pieces of equal size a group of this many bytes is cut. working: bytes of SBUF that two tiles share."""
-    needed = min(ceil(nbytes / (working / 2)), _MOST_PIECES)
+    """Into how many pieces of equal size a group of this many bytes is cut. working: bytes of SBUF that the tiles in flight share."""
+    needed = min(ceil(nbytes / (working / IN_FLIGHT)), _MOST_PIECES)
     return max(1, needed, min(_PIECES, nbytes // _SMALLEST_PIECE))
 
 

@@ -160,6 +160,22 @@ class Engine(TorchDispatchMode):
         """Executes one operator on tensors some of which have no values."""
         return self._execute(func, args, kwargs, True)
 
+    def fused(self, func: Any, args: tuple[Any, ...]) -> Any:
+        """Executes, outside of the mode, what is one operator on the device and several of PyTorch's.
+
+        func: called with args, or with tensors without memory in their place; str(func) is the operator's name.
+        """
+        return self._execute(func, args, {}, self.values == "none" or any(type(t) is Sim for t in tensors_in(args)))
+
+    @contextmanager
+    def on_host(self) -> Iterator[None]:
+        """What runs inside is not recorded."""
+        self.tape.host_begins()
+        try:
+            yield
+        finally:
+            self.tape.host_ends()
+
     def _execute(self, func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:
         operator = self._operators.get(func)
         if operator is None:

@@ -37,8 +37,8 @@ class Operator:
     __slots__ = ("composite", "dynamic", "hidden", "in_place", "name", "namespace", "view", "view_in_place", "written")
 
     def __init__(self, func: Any) -> None:
-        self.name = str(func)
         self.namespace = getattr(func, "namespace", "higher_order")
+        self.name = str(func) if "." in str(func) else f"{self.namespace}.{func}"
         self.hidden = self.namespace == "profiler"
         self.composite = self.view = self.view_in_place = self.dynamic = False
         self.written: tuple[str | int, ...] = _RUNNING_STATISTICS.get(self.name, ())

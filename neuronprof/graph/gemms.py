@@ -128,6 +128,22 @@ def attention_rows_backward(signature: Signature) -> Gemms:
     return _attention_backward(*(_heads_first(t.shape) for t in signature.inputs[1:4]))
 
 
+def flex_attention(signature: Signature) -> Gemms:
+    """Q K^T and P V over the blocks that the block mask keeps: each query meets its share of the keys.
+
+    The last attributes say what the mask does: share of the blocks that are computed, share of the blocks that are masked inside,
+    whether there is a score_mod, its name.
+    """
+    query, key, value = (t.shape for t in signature.inputs[:3])
+    return _attention(query, *_kept(signature, key, value))
+
+
+def flex_attention_backward(signature: Signature) -> Gemms:
+    """The five products of attention's backward over the same blocks. Inputs are grad_output, query, key, value."""
+    query, key, value = (t.shape for t in signature.inputs[1:4])
+    return _attention_backward(query, *_kept(signature, key, value))
+
+
 def recurrent(signature: Signature) -> Gemms:
     """mkldnn_rnn_layer: input (steps, batch, width), weights (gates, width) and (gates, hidden).
 
@@ -197,6 +213,12 @@ def _convolution(x: tuple[int, ...], weight: tuple[int, ...], out: tuple[int, ..
 def _heads_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     *batch, positions, heads, width = shape
     return (*batch, heads, positions, width)
+
+
+def _kept(signature: Signature, *keys: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Keys and values with as many positions as a query meets in the mean."""
+    density = float(signature.attributes[-4])
+    return tuple((*shape[:-2], max(1, round(shape[-2] * density)), shape[-1]) for shape in keys)
 
 
 def _attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> Gemms:

@@ -49,6 +49,19 @@ def attention_backward(signature: Signature, gemms: tuple[Gemm, ...]) -> Passes:
     )
 
 
+def flex_attention(signature: Signature, gemms: tuple[Gemm, ...]) -> Passes:
+    """Softmax as in `attention`; score_mod and, in the blocks that it cuts, mask_mod are two more passes each over the scores."""
+    scores = _scores(gemms)
+    return Passes(vector=2 * scores + _changes(signature, scores), scalar=scores)
+
+
+def flex_attention_backward(signature: Signature, gemms: tuple[Gemm, ...]) -> Passes:
+    """As `attention_backward`, with the scores changed and masked again, and their gradient through score_mod."""
+    scores = _scores(gemms)
+    again = _changes(signature, scores) + (2 * scores if signature.attributes[-2] else 0)
+    return Passes(vector=4 * scores + again + 2 * signature.inputs[0].numel, scalar=scores)
+
+
 def recurrent(_: Signature, gemms: tuple[Gemm, ...]) -> Passes:
     """Gates: two sums and a product an element, one non-linearity each, and one more on the cell."""
     gates = gemms[0].m * gemms[0].n
@@ -167,6 +180,12 @@ def _indices(signature: Signature) -> int:
 
 def _scores(gemms: tuple[Gemm, ...]) -> int:
     return gemms[0].batch * gemms[0].m * gemms[0].n
+
+
+def _changes(signature: Signature, scores: int) -> int:
+    """Passes of score_mod and mask_mod; attributes as in gemms.flex_attention."""
+    density, masked, modified, _ = signature.attributes[-4:]
+    return 2 * scores * bool(modified) + round(2 * scores * masked / density if density else 0)
 
 
 def _dropout(signature: Signature) -> float:

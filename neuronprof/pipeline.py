@@ -293,7 +293,9 @@ def machine(job: "Job") -> dict[str, Any]:
                 "fp8": chip.peak.fp8 / ranks,
                 "fp32": chip.peak.fp32 / ranks,
             },
-            "hbm_bandwidth": chip.package.hbm_bandwidth / min(ranks, job.world),
+            "hbm_bandwidth": min(
+                chip.package.hbm_bandwidth / min(ranks, job.world), chip.dma.engines * chip.dma.bandwidth * job.lnc
+            ),
             "hbm_capacity": int(chip.package.hbm_capacity) // ranks,
             "neuronlink_bandwidth": chip.neuronlink.bandwidth / min(ranks, job.world),
             "efa_bandwidth": chip.efa.bandwidth / min(ranks, job.world),

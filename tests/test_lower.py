@@ -65,6 +65,21 @@ def test_dependencies_point_backwards():
     assert (program.deps < targets).all()
 
 
+def test_a_matmul_runs_ahead_by_what_psum_holds():
+    # (2048, 4096) x (4096, 4096) in pieces whose sums fill more than half of PSUM's 2 MiB: a matmul waits for the piece before the last one
+    # to be copied out. With 64 MiB it never has to.
+    def waits(psum):
+        memory = toys.spec.OnChipMemory(24 * MIB, psum, 8, 128)
+        program = compile_graph(toys.mlp(2048, 4096), toys.chip(memory=memory), 1)
+        matmuls = np.flatnonzero(program.opcode == Opcode.MATMUL)
+        return [int(program.deps_space[program.deps_ptr[i] : program.deps_ptr[i + 1]].sum()) for i in matmuls]
+
+    small, large = waits(2 * MIB), waits(64 * MIB)
+    assert small[:2] == [0, 0]
+    assert set(small[2:]) == {1}
+    assert set(large) == {0}
+
+
 def test_a_matmul_alone_is_copied_out_of_psum():
     g = toys.GraphBuilder()
     x, w, y = g.tensor(128, 128), g.tensor(128, 128), g.tensor(128, 128, birth=0)

@@ -14,6 +14,7 @@ from neuronprof.hardware.spec import Chip
 from neuronprof.program import Opcode, Program, Queue
 from neuronprof.terms import Role
 
+_ACCUMULATOR_BYTES = 4  # PSUM sums up in FP32
 _FROM_WEIGHTS_RING = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 
 
@@ -79,6 +80,7 @@ class _Lowering:
         self.works = works
         self.tensor = chip.tensor
         self.lnc = lnc
+        self.psum = chip.memory.psum * lnc
         self.working = working
         self.partitions = int(chip.memory.partitions)
         self.builder = ProgramBuilder()
@@ -274,9 +276,14 @@ class _Lowering:
         ready: set[int],
         tiles: list[int],
     ) -> int:
-        """The tile's instructions, engine after engine; returns the last. PSUM holds two tiles of a matmul's result."""
+        """The tile's instructions, engine after engine; returns the last.
+
+        A matmul runs ahead of what empties PSUM by as many tiles as PSUM holds, or by one: a larger result drains while it is computed.
+        """
         last = max(ready, default=-1)
-        psum = [tiles[-2]] if len(tiles) > 1 else []
+        sums = _ACCUMULATOR_BYTES * sum(g.batch * g.m * g.n for _, g in gemms)
+        ahead = max(2, int(self.psum // max(sums, 1)))
+        psum = [tiles[-ahead]] if len(tiles) >= ahead else []
         for op, g in gemms:
             operands = (g.batch, g.m, g.k, g.n)
             last = self.builder.add(

@@ -28,15 +28,14 @@ class Opcode(IntEnum):
     SPILL_SAVE = 8
     SPILL_RELOAD = 9
     DMA_GATHER = 10
-    DMA_COPY = 11
-    COPY_TO_DEVICE = 12
-    COPY_TO_HOST = 13
-    COLLECTIVE = 14
-    LAUNCH = 15
-    HOST_SYNC = 16
+    COPY_TO_DEVICE = 11
+    COPY_TO_HOST = 12
+    COLLECTIVE = 13
+    LAUNCH = 14
+    HOST_SYNC = 15
 
 
-DMA_OPCODES = (Opcode.DMA_LOAD, Opcode.DMA_STORE, Opcode.SPILL_SAVE, Opcode.SPILL_RELOAD, Opcode.DMA_GATHER, Opcode.DMA_COPY,
+DMA_OPCODES = (Opcode.DMA_LOAD, Opcode.DMA_STORE, Opcode.SPILL_SAVE, Opcode.SPILL_RELOAD, Opcode.DMA_GATHER,
                Opcode.COPY_TO_DEVICE, Opcode.COPY_TO_HOST)  # fmt: skip
 
 

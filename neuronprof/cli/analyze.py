@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from neuronprof.analyze.summary import Summary
 
-HELP = "Say what holds a recorded run back: summary, then tables."
 _TOP = 12
 # What is printed without names; the other tables by name, and all of them as JSON.
 _OVERVIEW = (

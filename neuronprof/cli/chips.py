@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from neuronprof.hardware.spec import Chip, Quantity
 
 _LEGEND = "'neuronprof chips NAME' shows every number and its source."
-HELP = "list the simulated machines and where each of their numbers comes from"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

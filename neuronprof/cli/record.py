@@ -13,8 +13,6 @@ from neuronprof.errors import NeuronprofError
 if TYPE_CHECKING:
     from neuronprof import pipeline
 
-HELP = "run a training script on a simulated machine and write its trace"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""

@@ -2,8 +2,6 @@
 
 import argparse
 
-HELP = "show a trace's timeline in a browser"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""

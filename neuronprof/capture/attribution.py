@@ -1,6 +1,7 @@
 """Where an operator comes from: module path, phase, the user's source line, and the forward operator of a gradient."""
 
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -34,17 +35,41 @@ def in_backward() -> bool:
     return bool(_graph_task() != -1)
 
 
+class Running(threading.local):
+    """What is going on in one thread.
+
+    stack: modules whose forward is running, the outermost first; recomputing: whether in a backward pass. region, optimizing,
+    optimizer_depth: the innermost region, how many optimizers' steps are running and the length of the stack when they began.
+    first: is added to the numbers of the thread's autograd nodes; newest: the largest of them that has an operator.
+    """
+
+    def __init__(self) -> None:
+        self.stack: list[int] = []
+        self.recomputing: list[bool] = []
+        self.region = self.optimizing = self.optimizer_depth = self.first = 0
+        self.newest = -1
+
+
 class Modules:
     """Paths of modules ('GPT.blocks.0.attn') and the stack of those whose forward is running."""
 
-    def __init__(self) -> None:
+    def __init__(self, running: Running) -> None:
         self.paths = [""]
-        self.stack: list[int] = []
-        self.recomputing: list[bool] = []
+        self._running = running
         self.parameters: dict[int, tuple[str, int]] = {}
         self.roots: list[weakref.ref[torch.nn.Module]] = []
         self._ids = {"": 0}
         self._known: weakref.WeakKeyDictionary[torch.nn.Module, int] = weakref.WeakKeyDictionary()
+
+    @property
+    def stack(self) -> list[int]:
+        """Paths of the modules whose forward is running in this thread."""
+        return self._running.stack
+
+    @property
+    def recomputing(self) -> list[bool]:
+        """Whether each of them runs inside a backward pass."""
+        return self._running.recomputing
 
     def enter(self, module: torch.nn.Module) -> None:
         """A forward begins."""
@@ -158,20 +183,17 @@ class Attribution:
     """
 
     def __init__(self) -> None:
-        self.modules = Modules()
+        self.running = Running()
+        self.modules = Modules(self.running)
         self.sources = Sources()
         self.regions = [""]
-        self.region = 0
-        self.optimizing = 0
-        self.optimizer_depth = 0
         self._region_ids = {"": 0}
         self._operator_of: dict[int, int] = {}
-        self._last = -1
         self.on_leaf: Callable[[torch.Tensor], None] | None = None
 
     def name_region(self, name: str) -> int:
         """The number of a region; nested names are joined with '/'."""
-        path = f"{self.regions[self.region]}/{name}" if self.region else name
+        path = f"{self.regions[self.running.region]}/{name}" if self.running.region else name
         if path not in self._region_ids:
             self._region_ids[path] = len(self.regions)
             self.regions.append(path)
@@ -181,19 +203,18 @@ class Attribution:
         """Where operator `op` belongs; sequence: number of the newest autograd node before it executed."""
         if _graph_task() != -1:
             return self._behind(op, sequence, columns)
-        stack = self.modules.stack
-        if sequence > self._last:
-            self._operator_of[sequence] = op
-            self._last = sequence
+        running = self.running
+        stack = running.stack
+        self._number(op, sequence, running)
         source = self.sources.current()
-        if len(stack) > self.optimizer_depth:
-            return FORWARD, stack[-1], source, self.region, -1
+        if len(stack) > running.optimizer_depth:
+            return FORWARD, stack[-1], source, running.region, -1
         if needs_gradient(operands):
-            return FORWARD, stack[-1] if stack else 0, source, self.region, -1
-        if self.optimizing:
-            return OPTIMIZER, 0, source, self.region, -1
+            return FORWARD, stack[-1] if stack else 0, source, running.region, -1
+        if running.optimizing:
+            return OPTIMIZER, 0, source, running.region, -1
         # The forward of a custom Function runs without gradients: its node stands for all of it.
-        return FORWARD if called_from(_FUNCTION) else OTHER, 0, source, self.region, -1
+        return FORWARD if called_from(_FUNCTION) else OTHER, 0, source, running.region, -1
 
     def _behind(self, op: int, sequence: int, columns: Any) -> tuple[int, int, int, int, int]:
         modules = self.modules
@@ -203,16 +224,20 @@ class Attribution:
         number = -1 if node is None else node._sequence_nr()
         forward = self._operator_of.get(number, -1)
         if again:
-            if sequence > self._last:
-                self._operator_of[sequence] = op
-                self._last = sequence
+            self._number(op, sequence, self.running)
             module = modules.stack[-1] if modules.stack else (columns.module[forward] if forward >= 0 else 0)
-            return RECOMPUTE, module, self.sources.current(), self.region, forward
+            return RECOMPUTE, module, self.sources.current(), self.running.region, forward
         if forward >= 0:
-            region = self.region or columns.region[forward]
+            region = self.running.region or columns.region[forward]
             return BACKWARD, columns.module[forward], columns.source[forward], region, forward
         module = self._owner(node.variable) if number > _NO_SEQUENCE else 0
-        return BACKWARD, module, self.sources.current(), self.region, -1
+        return BACKWARD, module, self.sources.current(), self.running.region, -1
+
+    def _number(self, op: int, sequence: int, running: Running) -> None:
+        sequence += running.first
+        if sequence >= running.first and sequence > running.newest:
+            self._operator_of[sequence] = op
+            running.newest = sequence
 
     def _owner(self, leaf: torch.Tensor) -> int:
         known = self.modules.parameters.get(id(leaf))

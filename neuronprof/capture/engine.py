@@ -27,6 +27,8 @@ _PROXY = torch._C._TorchDispatchModeKey.PROXY
 _FUNCTIONAL = torch._C._TorchDispatchModeKey.FUNCTIONAL
 _sequence = torch.autograd._get_sequence_nr
 _MOST_ENTRIES = 1 << 16
+_NODES = 40
+"""Autograd nodes of one thread have numbers of this many bits."""
 _active: list["Engine"] = []
 
 
@@ -63,6 +65,7 @@ class Engine(TorchDispatchMode):
         self._in_place: dict[tuple[Any, ...], Plan] = {}
         self._hooks = Hooks(self.tape, self)
         self._depth = 0
+        self._threads = 0
 
     # --- what the script and the launcher tell
 
@@ -154,18 +157,38 @@ class Engine(TorchDispatchMode):
                 simulated = True
             elif kind is not _Tensor and kind is not _Parameter:
                 return func(*args, **(kwargs or {})) if kind is FakeTensor else NotImplemented
-        return self._execute(func, args, kwargs or {}, simulated)
+        return self._run(func, args, kwargs or {}, simulated)
+
+    def thread_begins(self) -> int:
+        """Called in a thread of the script before it runs; from then on operators execute one at a time.
+
+        Returns what is to be added to the numbers of the thread's autograd nodes.
+        """
+        with self.tape.lock:
+            self._threads += 1
+            first = self._threads << _NODES
+            self.tape.thread_begins(first)
+            return first
+
+    def _run(self, func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:
+        if not self._threads:
+            return self._execute(func, args, kwargs, simulated)
+        with self.tape.lock:
+            if not self.tape.prepares((*args, *kwargs.values())):
+                return self._execute(func, args, kwargs, simulated)
+            with self.on_host():
+                return self._execute(func, args, kwargs, simulated)
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Executes one operator on tensors some of which have no values."""
-        return self._execute(func, args, kwargs, True)
+        return self._run(func, args, kwargs, True)
 
     def fused(self, func: Any, args: tuple[Any, ...]) -> Any:
         """Executes, outside of the mode, what is one operator on the device and several of PyTorch's.
 
         func: called with args, or with tensors without memory in their place; str(func) is the operator's name.
         """
-        return self._execute(func, args, {}, self.values == "none" or any(type(t) is Sim for t in tensors_in(args)))
+        return self._run(func, args, {}, self.values == "none" or any(type(t) is Sim for t in tensors_in(args)))
 
     @contextmanager
     def on_host(self) -> Iterator[None]:

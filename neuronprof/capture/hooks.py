@@ -39,8 +39,8 @@ class Listener(Protocol):
     def host_ends(self) -> None:
         """End of what runs on the host."""
 
-    def suspend(self) -> None:
-        """The mode is left."""
+    def forked(self) -> None:
+        """A child process begins."""
 
 
 class Hooks:
@@ -119,7 +119,7 @@ _forks: list[tuple[Listener, TorchDispatchMode]] = []
 def _leave_modes() -> None:
     """A forked worker of a data loader is host code: it runs without the engine."""
     for listener, mode in _forks:
-        listener.suspend()
+        listener.forked()
         while _get_current_dispatch_mode() is mode:
             _pop_mode(None)
 

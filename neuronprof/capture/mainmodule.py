@@ -5,6 +5,7 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import thread as pools
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -135,10 +136,20 @@ class _ExitHandlers:
 
 
 def _join_threads(before: set[threading.Thread]) -> None:
-    """Waits, as the interpreter does at its end, for the threads that the script left running."""
-    for thread in set(threading.enumerate()) - before:
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
+    """Waits, as the interpreter does at its end, for the threads that the script left running; idle ones of a pool are ended."""
+    left = set(threading.enumerate()) - before - {threading.current_thread()}
+    queues = [queue for thread, queue in list(pools._threads_queues.items()) if thread in left]
+    if queues:
+        pools._shutdown = True
+    try:
+        for queue in queues:
+            queue.put(None)
+        for thread in left:
+            if not thread.daemon:
+                thread.join()
+    finally:
+        if queues:
+            pools._shutdown = False
 
 
 def run(program: Program, argv: list[str], ended: Callable[[Callable[[], None]], None]) -> None:

@@ -94,6 +94,11 @@ def inherit(operands: Iterable[Any], result: Any) -> None:
             labels.setdefault(_LABEL, label)
 
 
+def on_device(operands: Iterable[Any]) -> bool:
+    """Whether an operand, or a tensor in a list among them, is on the device in the eyes of the script."""
+    return bool(_in_use) and _first_device(operands) is not None
+
+
 def _first_device(operands: Iterable[Any]) -> torch.device | None:
     for value in operands:
         if isinstance(value, torch.Tensor):

@@ -119,11 +119,11 @@ def _on_complete(options: CaptureOptions) -> Callable[[], None]:
 @contextmanager
 def _simulated_machine(engine: "Engine") -> Iterator[None]:
     """Everything that makes this process look like a machine with Trainium4, undone at the end."""
-    from neuronprof.capture import accelerators, devices, flex, mixedprecision, processes, shims, soften
+    from neuronprof.capture import accelerators, devices, flex, mixedprecision, processes, shims, soften, threads
 
     with ExitStack() as stack:
         patches = stack.enter_context(Patches())
-        for part in (devices, accelerators, mixedprecision, processes, soften, flex):
+        for part in (devices, accelerators, mixedprecision, processes, soften, flex, threads):
             part.install(patches)
         stack.enter_context(shims.importable())
         stack.enter_context(engine)

@@ -1,12 +1,15 @@
 """Tape: when operators are recorded, and everything the script was heard to do around them."""
 
+import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
 
-from neuronprof.capture.attribution import BACKWARD, FORWARD, OPTIMIZER, OTHER, Attribution, in_backward
+from neuronprof.capture import placement
+from neuronprof.capture.attribution import BACKWARD, FORWARD, OPTIMIZER, OTHER, Attribution, in_backward, needs_gradient
 from neuronprof.capture.plans import Plan
 from neuronprof.capture.recorder import Recorder
 from neuronprof.capture.roles import Roles
@@ -14,9 +17,31 @@ from neuronprof.capture.signatures import Call, Operator, tensors_in
 from neuronprof.capture.steps import Pass, Steps
 from neuronprof.graph.ir import Signature
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _Tensor = torch.Tensor
 _MOST_EVALUATIONS = 64
 """Forwards without gradients in a row after which the next ones are counted, not recorded: a validation set says nothing new."""
+
+
+def _in_turn(method: "Callable[Concatenate[Tape, _P], _R]") -> "Callable[Concatenate[Tape, _P], _R]":
+    """A method that one thread calls at a time."""
+
+    @functools.wraps(method)
+    def wrapped(self: "Tape", *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return wrapped
+
+
+class _Own(threading.local):
+    """What a tape knows of one thread: how deep it is in host code, whether the script started it, and the pass it is in."""
+
+    def __init__(self) -> None:
+        self.host = 0
+        self.started_by_script = False
+        self.open: Pass | None = None
 
 
 class Entry:
@@ -39,10 +64,11 @@ class Tape:
     """
 
     def __init__(self, call: Call, note: Callable[..., None]) -> None:
-        self.recording = False
+        self.lock = threading.RLock()
         self.paused = False
         self.active = False
-        self.host = 0
+        self._own = _Own()
+        self._going = False
         self.boundaries = 0
         self.stop_after: int | None = None
         self.on_complete: Callable[[], None] | None = None
@@ -59,6 +85,33 @@ class Tape:
         self._mutated = -1
         self._transfers: dict[Any, Entry] = {}
         self.attribution.on_leaf = self.roles.leaf
+
+    @property
+    def recording(self) -> bool:
+        """Whether operators of this thread are recorded now."""
+        return self._going and not self._own.host
+
+    @property
+    def host(self) -> int:
+        """How many calls of host code this thread is in."""
+        return self._own.host
+
+    def thread_begins(self, first: int) -> None:
+        """A thread that the script started; first: is added to the numbers of its autograd nodes."""
+        self._own.started_by_script = True
+        self.attribution.running.first = first
+
+    def prepares(self, args: Any) -> bool:
+        """Whether an operator of a thread that the script started prepares data on the host.
+
+        It does unless a module, an optimizer or autograd is at work, or an operand is on the device.
+        """
+        if not self._own.started_by_script:
+            return False
+        running = self.attribution.running
+        if running.stack or running.optimizing or in_backward():
+            return False
+        return not (placement.on_device(args) or needs_gradient(tensors_in(args)))
 
     # --- operators
 
@@ -89,6 +142,11 @@ class Tape:
         self.end_mutation()
         self._update()
 
+    def forked(self) -> None:
+        """A child process begins in which nothing is recorded."""
+        self.lock = threading.RLock()  # may be held by a thread that does not exist here
+        self.suspend()
+
     def stop(self) -> None:
         """Ends recording for good."""
         self.end_mutation()
@@ -96,7 +154,7 @@ class Tape:
         self._update()
 
     def _update(self) -> None:
-        self.recording = self._started and self.active and not (self.paused or self.host or self._skipping)
+        self._going = self._started and self.active and not (self.paused or self._skipping)
 
     def record(
         self, entry: Entry, call: tuple[Operator, Any, dict[str, Any]], operands: list[Any], out: Any, sequence: int
@@ -134,6 +192,7 @@ class Tape:
         entry.signature = signature
         self.signatures.append(signature)
 
+    @_in_turn
     def transfer(self, direction: Literal["h2d", "d2h"], tensor: torch.Tensor) -> None:
         """Appends a copy between host and device: 'neuronprof.h2d' has the tensor as its output, 'neuronprof.d2h' as its input."""
         arrives = direction == "h2d"
@@ -173,6 +232,7 @@ class Tape:
 
     # --- events
 
+    @_in_turn
     def mark_step(self) -> None:
         """Ends a step by hand."""
         if not self.paused:
@@ -184,13 +244,14 @@ class Tape:
     def region(self, name: str) -> Iterator[None]:
         """Names the operators issued inside."""
         self.start()
-        before = self.attribution.region
-        self.attribution.region = self.attribution.name_region(name)
+        running = self.attribution.running
+        before, running.region = running.region, self.attribution.name_region(name)
         try:
             yield
         finally:
-            self.attribution.region = before
+            running.region = before
 
+    @_in_turn
     def module_begins(self, module: torch.nn.Module) -> None:
         """A forward begins."""
         modules = self.attribution.modules
@@ -199,13 +260,15 @@ class Tape:
         if outermost and not self.paused and not in_backward():
             self._pass_begins(module, modules.stack[0])
 
+    @_in_turn
     def module_ends(self) -> None:
         """The innermost forward ends, also by an exception."""
         modules = self.attribution.modules
         modules.leave()
-        if modules.stack or self.paused or not self.steps.passes:
+        last = self._own.open
+        if modules.stack or self.paused or last is None:
             return
-        last = self.steps.passes[-1]
+        self._own.open = None
         if last.stop < 0:
             last.stop = len(self.recorder)
             if not self.steps.training:
@@ -226,47 +289,48 @@ class Tape:
             if path not in self.steps.models:
                 self.steps.models.add(path)
                 self.roles.module(module, self.attribution.modules.paths[path])
-            self.steps.passes.append(Pass(len(self.recorder), path, gradients, gradients and module.training))
+            self._own.open = Pass(len(self.recorder), path, gradients, gradients and module.training)
+            self.steps.passes.append(self._own.open)
 
     def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:
         """The script made an optimizer."""
         self.steps.optimizers.add(id(optimizer))
 
+    @_in_turn
     def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
         """Optimizer.step begins; one inside another's step is part of it."""
-        attribution = self.attribution
-        if attribution.optimizing == 0:
-            attribution.optimizer_depth = len(attribution.modules.stack)
+        running = self.attribution.running
+        if running.optimizing == 0:
+            running.optimizer_depth = len(running.stack)
             self._skipping, self._evaluations = False, 0
             self._update()
-        attribution.optimizing += 1
+        running.optimizing += 1
         if self.recording:
             self.roles.gradients(optimizer)
 
+    @_in_turn
     def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
         """Optimizer.step ended: a step may have."""
-        attribution = self.attribution
-        attribution.optimizing -= 1
+        running = self.attribution.running
+        running.optimizing -= 1
         self.steps.optimizers.add(id(optimizer))
         self.steps.used.add(id(optimizer))
         if self.recording:
             self.roles.gradients(optimizer)  # a closure may have made them inside
             self.roles.state(optimizer)
-        if attribution.optimizing == 0:
-            attribution.optimizer_depth = 0
+        if running.optimizing == 0:
+            running.optimizer_depth = 0
             if self._started and not self.paused:
                 self.steps.updates.append((len(self.recorder), id(optimizer)))
                 self._boundary()
 
     def host_begins(self) -> None:
         """What follows runs on the host."""
-        self.host += 1
-        self._update()
+        self._own.host += 1
 
     def host_ends(self) -> None:
         """End of what runs on the host."""
-        self.host -= 1
-        self._update()
+        self._own.host -= 1
 
     def _boundary(self) -> None:
         self.boundaries += 1

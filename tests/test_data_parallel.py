@@ -60,6 +60,40 @@ def test_with_gradient_accumulation_only_the_last_micro_batch_sends():
     assert names(out) == ["mm", "mm", "add_", "add_", "add_", "allreduce_", "add_", "allreduce_", "add_", "add_"]
 
 
+def test_two_optimizers_each_get_their_gradients_reduced():
+    # backward of d; d's optimizer; backward of g, which adds to d's gradient as well; g's optimizer. Nobody takes d's second gradient.
+    g = toys.GraphBuilder()
+    x = g.tensor(512, 512, role=Role.INPUTS)
+    grads = [g.tensor(512, 512, role=Role.GRADIENTS) for _ in range(2)]
+    weights = [g.tensor(512, 512, role=Role.WEIGHTS) for _ in range(2)]
+    g.op("aten.mm.default", [x, x], [grads[0]], phase=Phase.BACKWARD)
+    g.op("aten.add_.Tensor", [weights[0], grads[0]], [weights[0]], phase=Phase.OPTIMIZER, mutates=[0])
+    g.op("aten.add_.Tensor", [grads[0], x], [grads[0]], phase=Phase.BACKWARD, mutates=[0])
+    g.op("aten.mm.default", [x, x], [grads[1]], phase=Phase.BACKWARD)
+    g.op("aten.add_.Tensor", [weights[1], grads[1]], [weights[1]], phase=Phase.OPTIMIZER, mutates=[0])
+    out = data_parallel(g.graph(), 4, 8 * MIB)
+    assert names(out) == ["mm", "allreduce_", "add_", "add_", "mm", "allreduce_", "add_"]
+    assert [out.inputs(op) for op in out.collectives] == [[grads[0]], [grads[1]]]
+
+
+def test_gradients_are_reduced_before_they_are_clipped():
+    # backward, then a norm of the gradient outside of any optimizer, then the optimizer
+    g = toys.GraphBuilder()
+    x, norm = g.tensor(512, 512, role=Role.INPUTS), g.tensor(1, birth=1)
+    grad, weight = g.tensor(512, 512, role=Role.GRADIENTS), g.tensor(512, 512, role=Role.WEIGHTS)
+    g.op("aten.mm.default", [x, x], [grad], phase=Phase.BACKWARD)
+    g.op("aten.linalg_vector_norm.default", [grad], [norm], phase=Phase.OTHER)
+    g.op("aten.add_.Tensor", [weight, grad], [weight], phase=Phase.OPTIMIZER, mutates=[0])
+    assert names(data_parallel(g.graph(), 4, MIB)) == ["mm", "allreduce_", "linalg_vector_norm", "add_"]
+
+
+def test_without_an_optimizer_in_the_step_all_gradients_are_sent():
+    g = toys.GraphBuilder()
+    x, grad = g.tensor(512, 512, role=Role.INPUTS), g.tensor(512, 512, role=Role.GRADIENTS)
+    g.op("aten.mm.default", [x, x], [grad], phase=Phase.BACKWARD)
+    assert names(data_parallel(g.graph(), 4, MIB)) == ["mm", "allreduce_"]
+
+
 def test_the_other_columns_keep_their_operators():
     graph, grads = backward()
     out = data_parallel(graph, 8, 2 * MIB)

@@ -10,14 +10,15 @@ from neuronprof.terms import PHASES, Collective, Phase, Role
 
 # PyTorch's DistributedDataParallel sends a small first bucket, so that communication starts early.
 _FIRST_BUCKET = 1 << 20
+_Writes = dict[int, tuple[int, Tensor]]  # gradient buffer: operator that wrote it, and its layout
 _BACKWARD = (PHASES.index(Phase.BACKWARD), PHASES.index(Phase.RECOMPUTE))
 
 
 def data_parallel(graph: Graph, ranks: int, bucket_bytes: int) -> Graph:
     """The graph of one of `ranks` replicas: gradients in buckets of up to bucket_bytes, each followed by its all-reduce.
 
-    A bucket is sent as soon as backward has written its last gradient for the last time in the graph, in the order in which the
-    gradients become ready; with gradient accumulation that is the last micro-batch. One rank leaves the graph as it is.
+    A bucket is sent as soon as backward has written its last gradient for the last time before an optimizer takes it, in the order in
+    which the gradients become ready; with gradient accumulation that is the last micro-batch. One rank leaves the graph as it is.
 
     Raises:
         NeuronprofError: fewer than one rank, or buckets of no size.
@@ -26,30 +27,44 @@ def data_parallel(graph: Graph, ranks: int, bucket_bytes: int) -> Graph:
         raise NeuronprofError(
             f"Data parallelism needs at least 1 rank and 1 byte a bucket, not {ranks} and {bucket_bytes}."
         )
-    buckets = _buckets(_final_writes(graph), graph, bucket_bytes) if ranks > 1 else []
+    taken = _taken(graph) if ranks > 1 else []
+    buckets = [bucket for writes in taken for bucket in _buckets(writes, graph, bucket_bytes)]
     return _insert(graph, buckets, ranks) if buckets else graph
 
 
-def _final_writes(graph: Graph) -> dict[int, tuple[int, Tensor]]:
-    """For each gradient the last backward operator that writes it, and its layout, in the order of those operators."""
-    writes: dict[int, tuple[int, Tensor]] = {}
-    for op in np.flatnonzero(np.isin(graph.phase, _BACKWARD)).tolist():
-        signature = graph.signatures[graph.signature[op]]
-        inputs = graph.inputs(op)
-        written = [
-            *zip(graph.outputs(op), signature.outputs, strict=False),
-            *((inputs[i], signature.inputs[i]) for i in signature.mutates),
-        ]
-        for buffer, tensor in () if signature.view else written:
-            if buffer >= 0 and graph.buffers[buffer].role is Role.GRADIENTS:
-                writes.pop(buffer, None)
-                writes[buffer] = (op, tensor)
-    return writes
+def _taken(graph: Graph) -> list[_Writes]:
+    """The gradients that each optimizer takes, with the backward operator that wrote each last and its layout, in the order of these.
+
+    What takes a gradient is the first operator after backward that has it as an operand: an optimizer's, or what unscales or clips
+    before it. Gradients that nobody takes are sent only if nobody takes any.
+    """
+    taken: list[_Writes] = []
+    pending: _Writes = {}
+    between = True  # backward has run since gradients were last taken
+    for op, phase in enumerate(graph.phase.tolist()):
+        if phase in _BACKWARD:
+            for buffer, tensor in _written_gradients(graph, op):
+                pending.pop(buffer, None)
+                pending[buffer] = (op, tensor)
+                between = True
+            continue
+        for buffer in [b for b in graph.inputs(op) if b in pending and not graph.signatures[graph.signature[op]].view]:
+            if between:
+                taken.append({})
+                between = False
+            if buffer in pending:
+                taken[-1][buffer] = pending.pop(buffer)
+    return [dict(sorted(writes.items(), key=lambda item: item[1][0])) for writes in taken or [pending]]
 
 
-def _buckets(
-    writes: dict[int, tuple[int, Tensor]], graph: Graph, bucket_bytes: int
-) -> list[tuple[int, list[int], list[Tensor]]]:
+def _written_gradients(graph: Graph, op: int) -> list[tuple[int, Tensor]]:
+    signature, inputs = graph.signatures[graph.signature[op]], graph.inputs(op)
+    mutated = [(inputs[i], signature.inputs[i]) for i in signature.mutates]
+    written = [] if signature.view else [*zip(graph.outputs(op), signature.outputs, strict=False), *mutated]
+    return [(b, t) for b, t in written if b >= 0 and graph.buffers[b].role is Role.GRADIENTS]
+
+
+def _buckets(writes: _Writes, graph: Graph, bucket_bytes: int) -> list[tuple[int, list[int], list[Tensor]]]:
     """(operator after which it is sent, buffers, layouts) of each bucket."""
     buckets: list[tuple[int, list[int], list[Tensor]]] = []
     limit, held = min(_FIRST_BUCKET, bucket_bytes), 0

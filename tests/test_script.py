@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
 
 from neuronprof.capture import devicename  # noqa: E402
 from neuronprof.capture.script import CaptureOptions, record_script  # noqa: E402

@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
 
 from neuronprof.capture import shims  # noqa: E402
 from neuronprof.capture.script import CaptureOptions, record_script  # noqa: E402

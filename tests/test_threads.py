@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
 
 from neuronprof.capture.script import CaptureOptions, record_script  # noqa: E402
 

@@ -14,7 +14,7 @@ class Opcode(IntEnum):
 
     MATMUL: batch, stationary (M), contraction (K), moving (N). ACTIVATE (scalar), TENSOR_TENSOR (two inputs), TENSOR_SCALAR (one input),
     TENSOR_REDUCE (vector), CUSTOM_OP (gpsimd): elements, passes over them, 0, 0. DMA opcodes: bytes, contiguous bytes of one piece, 0, 0.
-    COLLECTIVE: bytes of one rank's message, ranks, 0, 0. LAUNCH, HOST_SYNC (host): 0, 0, 0, 0.
+    COLLECTIVE, SEND, RECV: bytes of one rank's message, ranks, 0, 0. LAUNCH, HOST_SYNC (host): 0, 0, 0, 0.
     """
 
     MATMUL = 0
@@ -33,6 +33,8 @@ class Opcode(IntEnum):
     COLLECTIVE = 13
     LAUNCH = 14
     HOST_SYNC = 15
+    SEND = 16
+    RECV = 17
 
 
 DMA_OPCODES = (Opcode.DMA_LOAD, Opcode.DMA_STORE, Opcode.SPILL_SAVE, Opcode.SPILL_RELOAD, Opcode.DMA_GATHER,
@@ -40,7 +42,11 @@ DMA_OPCODES = (Opcode.DMA_LOAD, Opcode.DMA_STORE, Opcode.SPILL_SAVE, Opcode.SPIL
 
 
 class Queue(IntEnum):
-    """The in-order queues of one logical NeuronCore: one an engine, four DMA rings by what they carry, collectives, the host."""
+    """The in-order queues of one logical NeuronCore: the engines, DMA rings by what they carry, streams of collectives, the host.
+
+    CC: collectives that the next operators wait for; CC_GATHER: weights gathered ahead of their use; CC_REDUCE: gradients reduced behind
+    backward; CC_SEND, CC_RECV: what pipeline stages send each other.
+    """
 
     TENSOR = 0
     VECTOR = 1
@@ -51,7 +57,11 @@ class Queue(IntEnum):
     DMA_STORES = 6
     DMA_HOST = 7
     CC = 8
-    HOST = 9
+    CC_GATHER = 9
+    CC_REDUCE = 10
+    CC_SEND = 11
+    CC_RECV = 12
+    HOST = 13
 
 
 QUEUE_TRACKS: dict[Queue, tuple[Engine, int]] = {
@@ -64,6 +74,10 @@ QUEUE_TRACKS: dict[Queue, tuple[Engine, int]] = {
     Queue.DMA_STORES: (Engine.DMA, 2),
     Queue.DMA_HOST: (Engine.DMA, 3),
     Queue.CC: (Engine.CC, 0),
+    Queue.CC_GATHER: (Engine.CC, 1),
+    Queue.CC_REDUCE: (Engine.CC, 2),
+    Queue.CC_SEND: (Engine.CC, 3),
+    Queue.CC_RECV: (Engine.CC, 4),
     Queue.HOST: (Engine.HOST, 0),
 }
 

@@ -81,6 +81,8 @@ class Collective(StrEnum):
     ALL_TO_ALL = "AllToAll"
     PERMUTE = "Permute"
     SEND_RECV = "SendRecv"
+    SEND = "Send"
+    RECV = "Recv"
     BROADCAST = "Broadcast"
     BARRIER = "Barrier"
 

@@ -6,6 +6,7 @@ import toys
 from neuronprof.compile.lower import compile_graph
 from neuronprof.distribute.data_parallel import data_parallel
 from neuronprof.errors import NeuronprofError
+from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.program import Opcode, Queue
 from neuronprof.simulate.cluster import Cluster, Job
@@ -46,8 +47,8 @@ def test_each_bucket_is_sent_as_soon_as_it_is_full():
     out = data_parallel(graph, 8, 2 * MIB)
     assert names(out) == ["mm", "allreduce_", "mm", "mm", "allreduce_", "add_", "add_", "add_"]
     assert out.collectives == {
-        1: CollectiveCall(Collective.ALL_REDUCE, MIB, "dp", 8),
-        4: CollectiveCall(Collective.ALL_REDUCE, 2 * MIB, "dp", 8),
+        1: CollectiveCall(Collective.ALL_REDUCE, MIB, ReplicaGroup("dp", ((8, 1),)), stream=2),
+        4: CollectiveCall(Collective.ALL_REDUCE, 2 * MIB, ReplicaGroup("dp", ((8, 1),)), stream=2),
     }
     assert out.inputs(1) == [grads[2]]
     assert out.inputs(4) == [grads[1], grads[0]]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from neuronprof.compile.builder import ProgramBuilder
 from neuronprof.compile.lower import compile_graph
 from neuronprof.errors import NeuronprofError
+from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.hardware import spec
 from neuronprof.program import Opcode, Queue
@@ -79,33 +80,43 @@ class TestNetwork:
     """NeuronLink 100 GB/s and 1 us a step, EFA 10 GB/s and 10 us a step, 128 chips an UltraServer."""
 
     def test_one_rank_moves_nothing(self):
-        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 10**6, "dp", 1), toys.chip(), 1)
+        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 10**6, ReplicaGroup("dp", ((1, 1),))), toys.chip(), 1)
         assert (moved.neuronlink, moved.efa) == (0, 0)
 
     def test_small_all_reduce_is_a_mesh(self):
         # 8 ranks, 80 kB: each sends 2 x 7/8 x 80 kB = 140 kB at 100 GB/s = 1.4 us, and two steps of 1 us.
-        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 80_000, "dp", 8), toys.chip(), 1)
+        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 80_000, ReplicaGroup("dp", ((8, 1),))), toys.chip(), 1)
         assert (moved.algorithm, moved.neuronlink, moved.picoseconds) == (Algorithm.MESH, 140_000, 3_400_000)
 
     def test_middling_all_reduce_halves_and_doubles(self):
         # 8 MB over 8 ranks: 14 MB at 100 GB/s = 140 us, 2 x log2(8) steps of 1 us.
-        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 8_000_000, "dp", 8), toys.chip(), 1)
+        moved = collective(
+            CollectiveCall(Collective.ALL_REDUCE, 8_000_000, ReplicaGroup("dp", ((8, 1),))), toys.chip(), 1
+        )
         assert (moved.algorithm, moved.picoseconds) == (Algorithm.RDH, 146 * US)
 
     def test_large_all_gather_is_a_ring(self):
         # 160 MB over 16 ranks: 150 MB at 100 GB/s = 1500 us, 15 steps of 1 us.
-        moved = collective(CollectiveCall(Collective.ALL_GATHER, 160_000_000, "dp", 16), toys.chip(), 1)
+        moved = collective(
+            CollectiveCall(Collective.ALL_GATHER, 160_000_000, ReplicaGroup("dp", ((16, 1),))), toys.chip(), 1
+        )
         assert (moved.algorithm, moved.picoseconds) == (Algorithm.RING, 1515 * US)
 
     def test_ranks_of_a_chip_share_its_links(self):
-        alone = collective(CollectiveCall(Collective.ALL_GATHER, 160_000_000, "dp", 16), toys.chip(), 1)
-        four = collective(CollectiveCall(Collective.ALL_GATHER, 160_000_000, "dp", 16), toys.chip(), 4)
+        alone = collective(
+            CollectiveCall(Collective.ALL_GATHER, 160_000_000, ReplicaGroup("dp", ((16, 1),))), toys.chip(), 1
+        )
+        four = collective(
+            CollectiveCall(Collective.ALL_GATHER, 160_000_000, ReplicaGroup("dp", ((16, 1),))), toys.chip(), 4
+        )
         assert (four.picoseconds - 15 * US) == 4 * (alone.picoseconds - 15 * US)
 
     def test_beyond_an_ultraserver_it_goes_hierarchically(self):
         # 256 chips in 2 UltraServers, 12.8 MB: inside 2 x 127/128 x 12.8 MB = 25.4 MB at 100 GB/s = 254 us, 2 x 7 steps of 1 us;
         # between, each chip's shard of 100 kB: 2 x 1/2 x 100 kB at 10 GB/s = 10 us, 2 mesh steps of 10 us.
-        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 12_800_000, "dp", 256), toys.chip(), 1)
+        moved = collective(
+            CollectiveCall(Collective.ALL_REDUCE, 12_800_000, ReplicaGroup("dp", ((256, 1),))), toys.chip(), 1
+        )
         assert (moved.algorithm, moved.neuronlink, moved.efa) == (Algorithm.HIERARCHICAL, 25_400_000, 100_000)
         assert moved.picoseconds == (254 + 14 + 10 + 20) * US
 
@@ -197,7 +208,7 @@ def collective_program():
     b = ProgramBuilder()
     product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
     reduced = b.add(Opcode.COLLECTIVE, Queue.CC, 0, (8, 2, 0, 0), data=[product])
-    b.collectives[reduced] = CollectiveCall(Collective.ALL_REDUCE, 8, "dp", 2)
+    b.collectives[reduced] = CollectiveCall(Collective.ALL_REDUCE, 8, ReplicaGroup("dp", ((2, 1),)))
     return b.finish([], {}), Costs(np.array([10, 4]), 0)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.program import DMA_OPCODES, Opcode, Program, Queue
 
-_MOVES = [*DMA_OPCODES, Opcode.COLLECTIVE]
+_MOVES = [*DMA_OPCODES, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV]
 _COMPUTES = [Opcode.ACTIVATE, Opcode.TENSOR_TENSOR, Opcode.TENSOR_SCALAR, Opcode.TENSOR_REDUCE, Opcode.CUSTOM_OP]
 
 

@@ -8,13 +8,14 @@ from neuronprof.compile import levels, tile
 from neuronprof.compile.builder import ProgramBuilder
 from neuronprof.compile.fuse import Group, fuse
 from neuronprof.compile.plan import RESIDENT_SHARE, GroupPlan, Move, plan
-from neuronprof.graph.ir import DTYPE_BYTES, Graph
+from neuronprof.graph.ir import DTYPE_BYTES, CollectiveCall, Graph
 from neuronprof.graph.ops import Gemm, OpKind, Work, work
 from neuronprof.hardware.spec import Chip
 from neuronprof.program import Opcode, Program, Queue
-from neuronprof.terms import Role
+from neuronprof.terms import Collective, Role
 
 _ACCUMULATOR_BYTES = 4  # PSUM sums up in FP32
+_STREAMS = (Queue.CC, Queue.CC_GATHER, Queue.CC_REDUCE)
 _FROM_WEIGHTS_RING = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 
 
@@ -37,6 +38,14 @@ def compile_graph(graph: Graph, chip: Chip, lnc: int) -> Program:
             unknown[graph.signatures[sig].name] += count
     memory = levels.hbm_levels(graph, groups, plans, lowering.spans)
     return lowering.builder.finish(memory, dict(unknown))
+
+
+def _issued(call: CollectiveCall) -> tuple[Opcode, Queue]:
+    if call.kind == Collective.SEND:
+        return Opcode.SEND, Queue.CC_SEND
+    if call.kind == Collective.RECV:
+        return Opcode.RECV, Queue.CC_RECV
+    return Opcode.COLLECTIVE, _STREAMS[call.stream]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,8 @@ class _Lowering:
         call = self.graph.collectives[op]
         ready = [i for b in group.reads for i in self._stored.get(b, ())]
         operands = (call.nbytes, call.ranks, 0, 0)
-        index = self.builder.add(Opcode.COLLECTIVE, Queue.CC, op, operands, dtype=self._dtype(op), data=ready)
+        opcode, queue = _issued(call)
+        index = self.builder.add(opcode, queue, op, operands, dtype=self._dtype(op), data=ready)
         self.builder.collectives[index] = call
         for buffer in group.writes:
             self._made[buffer] = index

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from neuronprof.errors import NeuronprofError
+from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall, Graph, Signature, Tensor
 from neuronprof.terms import PHASES, Collective, Phase, Role
 
@@ -97,7 +98,9 @@ def _insert(graph: Graph, buckets: list[tuple[int, list[int], list[Tensor]]], ra
     collectives = {moved[op]: call for op, call in graph.collectives.items()}
     for number, (op, _, tensors) in enumerate(buckets):
         nbytes = sum(t.nbytes for t in tensors)
-        collectives[op + 1 + number] = CollectiveCall(Collective.ALL_REDUCE, nbytes, "dp", ranks)
+        collectives[op + 1 + number] = CollectiveCall(
+            Collective.ALL_REDUCE, nbytes, ReplicaGroup("dp", ((ranks, 1),)), stream=2
+        )
     operand_counts = np.insert(np.diff(graph.operand_ptr), at, [2 * len(b) for _, b, _ in buckets])
     operands = np.insert(
         graph.operands,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.terms import Role
 
 DTYPE_BYTES = {
@@ -74,12 +75,30 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class CollectiveCall:
-    """A collective operator: kind is a terms.Collective; nbytes the message of one rank; axis the mesh axis ('dp'); ranks its size."""
+    """A collective operator, as every rank of its stage issues it.
+
+    kind: a terms.Collective. nbytes: the larger side of one rank's message (what an all-gather makes, what a reduce-scatter takes, what a
+    send moves). group: who takes part. peer: of a Send or Recv, the pipeline stage at the other end; messages between two stages arrive in
+    the order in which they were sent. uneven: of an all-to-all, the most that a rank sends or takes over the mean. stream: 0 where the
+    next operators wait for it, 1 for weights gathered ahead of their use, 2 for gradients reduced behind backward.
+    """
 
     kind: str
     nbytes: int
-    axis: str
-    ranks: int
+    group: ReplicaGroup
+    peer: int = 0
+    uneven: float = 1.0
+    stream: int = 0
+
+    @property
+    def axis(self) -> str:
+        """The mesh axis of the group."""
+        return self.group.axis
+
+    @property
+    def ranks(self) -> int:
+        """Size of the group."""
+        return self.group.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +204,10 @@ class Recording:
 
     values: 'real' or 'none' (what was asked, or what the default picked); parameters: number of trainable elements; notes: each softening
     applied to record without values, with its count; script, argv: what was run.
+
+    Of a script that distributes itself: world: its ranks; axes: its mesh, name to size; stages: a recording of each pipeline stage (empty:
+    all ranks run `graph`), of which graph and segments are the first's; pipeline: (count, stride) of the digit of the rank number that is
+    the stage.
     """
 
     graph: Graph
@@ -194,3 +217,7 @@ class Recording:
     notes: dict[str, int] = field(default_factory=dict)
     script: str = ""
     argv: tuple[str, ...] = ()
+    world: int = 1
+    axes: dict[str, int] = field(default_factory=dict)
+    stages: tuple["Recording", ...] = ()
+    pipeline: tuple[int, int] = (1, 1)

@@ -58,6 +58,18 @@ def parse_fraction(text: str) -> float:
         raise NeuronprofError(f"'{text}' is not a fraction; write it like 2% or 0.02.") from None
 
 
+def parse_time(text: str) -> float:
+    """Nanoseconds from '20ms', '1.5 s' or '300us'.
+
+    Raises:
+        NeuronprofError: the text is not a duration.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ns|us|ms|s)\s*", text)
+    if not match:
+        raise NeuronprofError(f"'{text}' is not a duration; write it like 20ms, 300us or 1.5s.")
+    return float(match[1]) * dict(_TIME)[match[2]]
+
+
 def _digits(number: float) -> str:
     decimals = 2 if abs(number) < 10 else 1 if abs(number) < 100 else 0
     text = f"{number:.{decimals}f}"

@@ -44,3 +44,13 @@ def test_what_is_no_size_is_one_sentence(text):
 def test_what_is_no_fraction_is_one_sentence():
     with pytest.raises(NeuronprofError, match="is not a fraction"):
         units.parse_fraction("some")
+
+
+def test_times_are_read_with_their_unit():
+    assert [units.parse_time(t) for t in ("20ms", "1.5 s", "300us", "7ns")] == [20e6, 1.5e9, 300e3, 7]
+
+
+@pytest.mark.parametrize("text", ["", "20", "ms", "-3ms", "3 hours"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(NeuronprofError, match="is not a duration; write it like 20ms"):
+        units.parse_time(text)

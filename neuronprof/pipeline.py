@@ -12,7 +12,7 @@ from neuronprof.errors import NeuronprofError
 if TYPE_CHECKING:
     from neuronprof.graph.ir import Graph, Recording, Segment
     from neuronprof.program import Program
-    from neuronprof.simulate.cluster import Job
+    from neuronprof.simulate.job import Job
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _current() -> Any:
 
 def _job(options: Options) -> "Job":
     from neuronprof.hardware.load import load_chip
-    from neuronprof.simulate.cluster import Job
+    from neuronprof.simulate.job import Job
 
     chip = load_chip(options.chip)
     lnc = int(chip.package.lnc) if options.lnc is None else options.lnc
@@ -157,7 +157,10 @@ def _job(options: Options) -> "Job":
         raise NeuronprofError(
             f"--dp {options.dp} is more than the {largest} ranks of an UltraCluster of {chip.name}; give fewer."
         )
-    return Job(chip, lnc, options.dp, options.jitter, dict(options.slow_chips), options.seed)
+    from neuronprof.simulate.job import Faults
+
+    faults = Faults(options.jitter, options.seed, dict(options.slow_chips))
+    return Job(chip, lnc, options.dp, faults=faults)
 
 
 def write_trace(recorded: "Recording", job: "Job", options: Options) -> Path:
@@ -180,9 +183,9 @@ def write_trace(recorded: "Recording", job: "Job", options: Options) -> Path:
     for number, segment in enumerate(recorded.segments):
         _progress(options, f"simulating {number + 1} of {len(recorded.segments)}")
         compiled = programs.compile(recorded.graph, segment, operators)
-        runs.append(events.Recorded(cluster.run(compiled.program), segment.step, compiled.first_op))
+        written = _written_ranks(job, len(recorded.segments) * 4 * len(compiled.program))
+        runs.append(events.Recorded(cluster.run([compiled.program], written), segment.step, (compiled.first_op,)))
     rows = events.EventRows(job, runs, operators)
-    written = _written_ranks(job, rows.count)
     with TraceWriter(options.output) as writer:
         for rank in written:
             _progress(options, f"writing rank {rank} of {job.world}")
@@ -271,9 +274,9 @@ class _Programs:
             "mesh": {"dp": self._job.world},
             "world_size": self._job.world,
             "written_ranks": written,
-            "seed": self._job.seed,
-            "jitter": self._job.jitter,
-            "slow_chips": {str(chip): factor for chip, factor in self._job.slow_chips.items()},
+            "seed": self._job.faults.seed,
+            "jitter": self._job.faults.jitter,
+            "slow_chips": {str(chip): factor for chip, factor in self._job.faults.slow_chips.items()},
             "segments": segments,
             "memory_fit": {"peak": sum(at_peak.values()), "capacity": self._capacity(), "at_peak": at_peak},
         }

@@ -9,7 +9,8 @@ from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.program import Opcode, Queue
-from neuronprof.simulate.cluster import Cluster, Job
+from neuronprof.simulate.cluster import Cluster
+from neuronprof.simulate.job import Job
 from neuronprof.terms import Collective, Phase, Role
 
 MIB = 2**20
@@ -105,16 +106,17 @@ def test_the_other_columns_keep_their_operators():
 def test_the_optimizer_waits_for_its_all_reduce_and_backward_does_not():
     graph, _ = backward()
     job = Job(toys.chip(), 1, 8)
-    run = Cluster(job).run(compile_graph(data_parallel(graph, 8, 2 * MIB), job.chip, 1))
-    program, timing = run.program, run.timing
-    reduce_end = timing.end[program.opcode == Opcode.COLLECTIVE, 0]
-    backward_end = timing.end[program.queue == Queue.TENSOR, 0].max()
-    optimizer_start = timing.start[(program.op >= 5) & (program.queue == Queue.VECTOR), 0]
-    first_start = timing.start[program.opcode == Opcode.COLLECTIVE, 0].min()
+    program = compile_graph(data_parallel(graph, 8, 2 * MIB), job.chip, 1)
+    run = Cluster(job).run([program])
+    timing = run.timing(0)
+    reduce_end = timing.end[program.opcode == Opcode.COLLECTIVE]
+    backward_end = timing.end[program.queue == Queue.TENSOR].max()
+    optimizer_start = timing.start[(program.op >= 5) & (program.queue == Queue.VECTOR)]
+    first_start = timing.start[program.opcode == Opcode.COLLECTIVE].min()
     assert first_start < backward_end  # overlapped
     assert optimizer_start.min() >= reduce_end.min()
     # All-reduce of 1 MiB over 8 ranks: 2 x 7/8 MiB each on the link.
-    assert run.transfers[int((program.opcode == Opcode.COLLECTIVE).argmax())].neuronlink == 2 * MIB * 7 // 8
+    assert run.transfers(0)[int((program.opcode == Opcode.COLLECTIVE).argmax())].neuronlink == 2 * MIB * 7 // 8
 
 
 def test_nonsense_is_one_sentence():

@@ -14,7 +14,8 @@ from neuronprof.graph.flops import segment_work
 from neuronprof.graph.ops import work
 from neuronprof.hardware.load import load_chip
 from neuronprof.program import DMA_OPCODES, Opcode, Queue
-from neuronprof.simulate.cluster import Cluster, Job
+from neuronprof.simulate.cluster import Cluster
+from neuronprof.simulate.job import Job
 from neuronprof.terms import PHASES, ROLES, Phase, Role
 
 pytest.importorskip("torch", reason="needs the extra 'torch'")
@@ -94,7 +95,7 @@ def ran(recording, chip="trainium2", ranks=1, step=0):
     segment = [s for s in recording.segments if s.kind == "step"][step]
     graph = data_parallel(recording.graph.slice(segment.start, segment.stop), ranks, 1 << 20)
     program = compile_graph(graph, chip, 2)
-    return Ran(graph, program, Cluster(Job(chip, 2, ranks)).run(program))
+    return Ran(graph, program, Cluster(Job(chip, 2, ranks)).run([program]))
 
 
 def test_flops_of_every_phase(record):
@@ -195,7 +196,7 @@ def test_more_ranks_take_no_less_time_and_newer_chips_no_more(record):
 
 def test_nothing_starts_before_what_it_needs(record):
     one = ran(record(8 * TOKENS), ranks=8)
-    program, start, end = one.program, one.run.timing.start[:, 0], one.run.timing.end[:, 0]
+    program, start, end = one.program, one.run.timing(0).start, one.run.timing(0).end
     targets = np.repeat(np.arange(len(program)), np.diff(program.deps_ptr))
     assert (start[targets] >= end[program.deps]).all()
     for queue in Queue:
@@ -206,7 +207,7 @@ def test_nothing_starts_before_what_it_needs(record):
 def test_the_next_layer_is_loaded_while_this_one_computes(record):
     # In forward, the first weights of each operator set off while the engines still work on operators before it.
     one = ran(record(8 * TOKENS))
-    program, start, end = one.program, one.run.timing.start[:, 0], one.run.timing.end[:, 0]
+    program, start, end = one.program, one.run.timing(0).start, one.run.timing(0).end
     computing = np.flatnonzero(program.queue <= Queue.GPSIMD)
     later = (program.op > program.op[program.opcode == Opcode.MATMUL].min()) & one.phase(Phase.FORWARD)
     weights = np.flatnonzero((program.queue == Queue.DMA_WEIGHTS) & later)

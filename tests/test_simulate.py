@@ -15,10 +15,12 @@ from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.hardware import spec
 from neuronprof.program import Opcode, Queue
-from neuronprof.simulate import cost, lanes, plain
-from neuronprof.simulate.cluster import Cluster, Job
+from neuronprof.simulate import cost, plain
+from neuronprof.simulate.cluster import Cluster, Prepared
+from neuronprof.simulate.fleet import fleet
+from neuronprof.simulate.job import Faults, Job
 from neuronprof.simulate.network import collective
-from neuronprof.simulate.timing import WAITS, Costs
+from neuronprof.simulate.timing import WAITS
 from neuronprof.terms import Algorithm, Collective
 
 US = 1_000_000  # picoseconds
@@ -121,14 +123,39 @@ class TestNetwork:
         assert moved.picoseconds == (254 + 14 + 10 + 20) * US
 
 
-def rows(program, timing, lane=0):
+def rows(program, timing):
     """(start, end, wait, wait_for, released_by) of each instruction."""
 
     def row(i):
-        times = (int(column[i, lane]) for column in (timing.start, timing.end, timing.wait))
-        return (*times, str(WAITS[timing.wait_for[i, lane]]), int(timing.released_by[i, lane]))
+        times = (int(column[i]) for column in (timing.start, timing.end, timing.wait))
+        return (*times, str(WAITS[timing.wait_for[i]]), int(timing.released_by[i]))
 
     return [row(i) for i in range(len(program))]
+
+
+SAME = Faults()
+
+
+def prepared(programs, durations, *, dma_start=0, world=1, stages=(1, 1), faults=SAME, wire=None):
+    """Programs of all stages on toy chips, with durations (and times on the wire) given by hand."""
+    job = Job(toys.chip(), 1, world, stages, faults)
+    whole = fleet(programs, job)
+    return Prepared(
+        replace(
+            whole,
+            duration=np.array(durations),
+            wire=np.zeros(len(whole), np.int64) if wire is None else np.array(wire),
+            link=np.where(np.array(wire if wire is not None else 0) > 0, 0, -1).astype(np.int8)
+            + np.zeros(len(whole), np.int8),
+            delay=np.where(whole.delay > 0, dma_start, 0),
+        ),
+        job,
+    )
+
+
+def alone(program, durations, dma_start=0):
+    ready = prepared([program], durations, dma_start=dma_start)
+    return ready.order, ready.run(0, 0, [0]).timing(0)
 
 
 def small_program():
@@ -148,13 +175,12 @@ def small_program():
     product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1), data=[a, second])
     activated = b.add(Opcode.ACTIVATE, Queue.SCALAR, 0, (1, 1, 0, 0), data=[product])
     b.add(Opcode.DMA_STORE, Queue.DMA_STORES, 0, (1, 1, 0, 0), data=[activated])
-    program = b.finish([], {})
-    return program, Costs(np.array([5, 5, 5, 10, 5, 5]), dma_start=0)
+    return b.finish([], {}), [5, 5, 5, 10, 5, 5]
 
 
 def test_queues_run_in_order_and_hbm_serves_one_after_another():
-    program, costs = small_program()
-    order, timing = plain.simulate(program, costs)
+    program, durations = small_program()
+    order, timing = alone(program, durations)
     assert rows(program, timing) == [
         (0, 5, 0, "none", -1),
         (10, 15, 5, "hbm", 2),  # c was ready at 0 as well, b only when a had ended
@@ -167,8 +193,8 @@ def test_queues_run_in_order_and_hbm_serves_one_after_another():
 
 
 def test_a_dma_starts_late_by_its_start_up():
-    program, costs = small_program()
-    _, timing = plain.simulate(program, replace(costs, dma_start=2))
+    program, durations = small_program()
+    _, timing = alone(program, durations, dma_start=2)
     # Nothing holds the first three back: their start-up has passed before the program begins. The store waits 2 after its data.
     assert rows(program, timing)[5] == (32, 37, 17, "data", 4)
 
@@ -180,7 +206,7 @@ def test_an_instruction_waits_for_the_last_thing_only_since_the_one_before():
     load = b.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (1, 1, 0, 0))
     b.add(Opcode.ACTIVATE, Queue.SCALAR, 0, (1, 1, 0, 0), data=[product], space=[load])
     program = b.finish([], {})
-    _, timing = plain.simulate(program, Costs(np.array([10, 7, 5]), 0))
+    _, timing = alone(program, [10, 7, 5])
     assert rows(program, timing)[2] == (10, 15, 3, "data", 0)
 
 
@@ -189,7 +215,7 @@ def test_room_in_sbuf_is_its_own_reason_to_wait():
     first = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
     b.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (1, 1, 0, 0), space=[first])
     program = b.finish([], {})
-    _, timing = plain.simulate(program, Costs(np.array([10, 5]), 0))
+    _, timing = alone(program, [10, 5])
     assert rows(program, timing) == [(0, 10, 0, "none", -1), (10, 15, 10, "sbuf", 0)]
 
 
@@ -200,27 +226,105 @@ def test_a_launch_holds_back_every_queue_once():
     b.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (1, 1, 0, 0))
     program = b.finish([], {})
     assert program.deps.tolist() == [0]
-    _, timing = plain.simulate(program, Costs(np.array([100, 5, 5]), 0))
-    assert timing.end[:, 0].tolist() == [100, 105, 110]
+    _, timing = alone(program, [100, 5, 5])
+    assert timing.end.tolist() == [100, 105, 110]
 
 
-def collective_program():
-    b = ProgramBuilder()
-    product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
-    reduced = b.add(Opcode.COLLECTIVE, Queue.CC, 0, (8, 2, 0, 0), data=[product])
-    b.collectives[reduced] = CollectiveCall(Collective.ALL_REDUCE, 8, ReplicaGroup("dp", ((2, 1),)))
-    return b.finish([], {}), Costs(np.array([10, 4]), 0)
+def issue(b, kind, queue, group, data=(), peer=0):
+    """Adds a collective, or one end of a message."""
+    opcode = {Collective.SEND: Opcode.SEND, Collective.RECV: Opcode.RECV}.get(kind, Opcode.COLLECTIVE)
+    index = b.add(opcode, queue, 0, (8, group.size, 0, 0), data=data)
+    b.collectives[index] = CollectiveCall(kind, 8, group, peer)
+    return index
 
 
 def test_a_collective_starts_when_the_last_rank_arrives():
     # rank 0   [matmul  ]....[AllReduce]        10, waits 5 for its peer
     # rank 1   [matmul       ][AllReduce]       15
-    program, costs = collective_program()
-    factor = np.array([[1.0, 1.5], [1.0, 1.0]])
-    timing = lanes.recurrence(program, costs, np.array([0, 1]), factor, np.zeros(2, np.int64))
-    assert rows(program, timing, 0) == [(0, 10, 0, "none", -1), (15, 19, 5, "peer", 0)]
-    assert rows(program, timing, 1) == [(0, 15, 0, "none", -1), (15, 19, 15, "data", 0)]
-    assert timing.released_on[1].tolist() == [1, 1]  # rank 1's matmul released both
+    b = ProgramBuilder()
+    product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
+    issue(b, Collective.ALL_REDUCE, Queue.CC, ReplicaGroup("dp", ((2, 1),)), [product])
+    program = b.finish([], {})
+    run = prepared([program], [10, 4], world=2, faults=Faults(throttled={1: 1.5})).run(0, 0, [0, 1])
+    assert rows(program, run.timing(0)) == [(0, 10, 0, "none", -1), (15, 19, 5, "peer", 0)]
+    assert rows(program, run.timing(1)) == [(0, 15, 0, "none", -1), (15, 19, 15, "data", 0)]
+    assert [int(run.timing(r).released_on[1]) for r in (0, 1)] == [1, 1]  # rank 1's matmul released both
+
+
+PIPELINE = ReplicaGroup("pp", ((2, 1),))
+
+
+def test_a_stage_waits_for_what_the_other_sends():
+    # rank 0   [matmul  ][Send]            0-10, 10-14
+    # rank 1   ..........(Recv)[matmul  ]  waits 14 for its peer, then computes
+    b = ProgramBuilder()
+    product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
+    issue(b, Collective.SEND, Queue.CC_SEND, PIPELINE, [product], peer=1)
+    first = b.finish([], {})
+    b = ProgramBuilder()
+    received = issue(b, Collective.RECV, Queue.CC_RECV, PIPELINE, peer=0)
+    b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1), data=[received])
+    second = b.finish([], {})
+    run = prepared([first, second], [10, 4, 0, 10], world=2, stages=(2, 1)).run(0, 0, [0, 1])
+    assert rows(first, run.timing(0)) == [(0, 10, 0, "none", -1), (10, 14, 10, "data", 0)]
+    assert rows(second, run.timing(1)) == [(14, 14, 14, "peer", 1), (14, 24, 14, "data", 0)]
+    assert run.timing(1).released_on.tolist() == [0, 1]
+    assert run.totals.end.tolist() == [14, 24]
+    assert run.totals.peers.tolist() == [0, 14]
+
+
+def test_stages_that_wait_for_each_other_are_one_sentence():
+    # Each first receives what the other sends only afterwards.
+    programs = []
+    for peer in (1, 0):
+        b = ProgramBuilder()
+        received = issue(b, Collective.RECV, Queue.CC_RECV, PIPELINE, peer=peer)
+        issue(b, Collective.SEND, Queue.CC_SEND, PIPELINE, [received], peer=peer)
+        programs.append(b.finish([], {}))
+    with pytest.raises(NeuronprofError, match="wait for each other in a circle"):
+        prepared(programs, [0, 4, 0, 4], world=2, stages=(2, 1))
+
+
+def test_a_message_that_nobody_receives_is_one_sentence():
+    b = ProgramBuilder()
+    issue(b, Collective.SEND, Queue.CC_SEND, PIPELINE, peer=1)
+    with pytest.raises(NeuronprofError, match="stage 0 sends 1 messages to stage 1, which receives 0"):
+        prepared([b.finish([], {}), ProgramBuilder().finish([], {})], [4], world=2, stages=(2, 1))
+
+
+def test_two_collectives_of_a_rank_do_not_get_the_link_twice():
+    # Two streams, both ready at 0; each needs the link for 6 of its 10.
+    # CC         [AllGather ]
+    # CC_REDUCE  ......[AllReduce ]      the link is free at 6
+    b = ProgramBuilder()
+    group = ReplicaGroup("dp", ((2, 1),))
+    issue(b, Collective.ALL_GATHER, Queue.CC, group)
+    issue(b, Collective.ALL_REDUCE, Queue.CC_REDUCE, group)
+    program = b.finish([], {})
+    run = prepared([program], [10, 10], world=2, wire=[6, 6]).run(0, 0, [0])
+    assert rows(program, run.timing(0)) == [(0, 10, 0, "none", -1), (6, 16, 6, "link", 0)]
+
+
+def test_a_degraded_link_slows_its_whole_group_and_nobody_else():
+    # Groups {0, 1} and {2, 3}; the chip of rank 3 has half its bandwidth: 6 of wire become 12.
+    b = ProgramBuilder()
+    issue(b, Collective.ALL_REDUCE, Queue.CC, ReplicaGroup("tp", ((2, 1),)))
+    program = b.finish([], {})
+    run = prepared([program], [10], world=4, wire=[6], faults=Faults(links={3: 0.5})).run(0, 0, range(4))
+    assert [int(run.timing(r).end[0]) for r in range(4)] == [10, 10, 16, 16]
+
+
+def test_a_late_host_begins_late_and_its_peers_wait():
+    b = ProgramBuilder()
+    product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
+    issue(b, Collective.ALL_REDUCE, Queue.CC, ReplicaGroup("dp", ((32, 1),)), [product])
+    program = b.finish([], {})
+    ready = prepared([program], [10, 4], world=32, faults=Faults(late_hosts={1: 50e-12}))
+    run = ready.run(0, 0, range(32))
+    late = ready.job.chips_a_host  # the first rank of host 1, with one rank a chip
+    assert rows(program, run.timing(late))[0] == (50, 60, 0, "none", -1)
+    assert rows(program, run.timing(0)) == [(0, 10, 0, "none", -1), (60, 64, 50, "peer", 0)]
+    assert int(run.timing(0).released_on[1]) == late
 
 
 @st.composite
@@ -242,57 +346,57 @@ def programs(draw):
         before = st.lists(st.integers(0, i - 1), max_size=3) if i else st.just([])
         b.add(opcode, queue, 0, (1, 1, 0, 0), data=draw(before), space=draw(before))
     times = st.lists(st.integers(1, 50), min_size=n, max_size=n)
-    return b.finish([], {}), Costs(np.array(draw(times)), draw(st.integers(0, 9)))
-
-
-@settings(max_examples=150, deadline=None)
-@given(programs())
-def test_lanes_equal_the_plain_form(case):
-    program, costs = case
-    order, alone = plain.simulate(program, costs)
-    assert sorted(order.tolist()) == list(range(len(program)))
-    together = lanes.recurrence(program, costs, order, np.ones((len(program), 3)), np.zeros(3, np.int64))
-    for lane in range(3):
-        assert rows(program, together, lane) == rows(program, alone)
+    return b.finish([], {}), draw(times), draw(st.integers(0, 9))
 
 
 @settings(max_examples=150, deadline=None)
 @given(programs())
 def test_every_start_has_its_reason(case):
     """Nothing starts before its predecessors have ended, and everything starts as soon as its releaser allows."""
-    program, costs = case
-    _, timing = plain.simulate(program, costs)
+    program, durations, dma_start = case
+    order, timing = alone(program, durations, dma_start)
+    assert sorted(order.tolist()) == list(range(len(program)))
     for i in range(len(program)):
-        start, released = timing.start[i, 0], timing.released_by[i, 0]
+        start, released = timing.start[i], timing.released_by[i]
         for at in range(program.deps_ptr[i], program.deps_ptr[i + 1]):
-            assert timing.end[program.deps[at], 0] <= start
-        assert timing.wait[i, 0] >= 0
+            assert timing.end[program.deps[at]] <= start
+        assert timing.wait[i] >= 0
         if released < 0:
             assert start == 0
         else:
-            assert start - timing.end[released, 0] in (0, costs.dma_start)
+            assert start - timing.end[released] in (0, dma_start)
+
+
+@settings(max_examples=60, deadline=None)
+@given(programs(), st.sampled_from([Faults(), Faults(jitter=0.1, seed=5), Faults(slow_chips={1: 1.5}, jitter=0.02)]))
+def test_lanes_equal_the_plain_form(case, faults):
+    program, durations, dma_start = case
+    ready = prepared([program], [1000 * d for d in durations], dma_start=dma_start, world=3, faults=faults)
+    run = ready.run(7, 1, range(3))
+    for rank, by_hand in enumerate(plain.run(ready.fleet, ready.order, ready.job, 7, 1)):
+        assert rows(program, run.timing(rank)) == rows(program, by_hand)
 
 
 def test_the_same_job_twice_is_the_same():
     program = compile_graph(toys.mlp(), toys.chip(), 1)
-    job = Job(toys.chip(), 1, 8, jitter=0.05, seed=3)
-    first, second = (Cluster(job).run(program).timing for _ in range(2))
+    job = Job(toys.chip(), 1, 8, faults=Faults(jitter=0.05, seed=3))
+    first, second = (Cluster(job).run([program]).timing(0) for _ in range(2))
     np.testing.assert_array_equal(first.start, second.start)
-    other = Cluster(replace(job, seed=4)).run(program).timing
+    other = Cluster(replace(job, faults=Faults(jitter=0.05, seed=4))).run([program]).timing(0)
     assert (other.end != first.end).any()
 
 
 def test_a_rank_is_the_same_whoever_else_runs():
     # No collective in this program: rank 0 must not notice how many others there are.
     program = compile_graph(toys.mlp(), toys.chip(), 1)
-    few, many = (Cluster(Job(toys.chip(), 1, n, jitter=0.05, seed=3)).run(program).timing for n in (2, 8))
-    np.testing.assert_array_equal(few.end[:, 0], many.end[:, 0])
+    faults = Faults(jitter=0.05, seed=3)
+    few, many = (Cluster(Job(toys.chip(), 1, n, faults=faults)).run([program]).timing(0) for n in (2, 8))
+    np.testing.assert_array_equal(few.end, many.end)
 
 
 def test_a_slow_chip_is_slower_by_its_factor():
     program = compile_graph(toys.mlp(), toys.chip(), 1)
-    timing = Cluster(Job(toys.chip(), 1, 3, slow_chips={1: 2.0})).run(program).timing
-    total = timing.end.max(axis=0)
+    total = Cluster(Job(toys.chip(), 1, 3, faults=Faults(slow_chips={1: 2.0}))).run([program]).totals.end
     assert total[0] == total[2]
     assert total[1] == pytest.approx(2 * total[0], rel=1e-3)
 
@@ -300,12 +404,6 @@ def test_a_slow_chip_is_slower_by_its_factor():
 def test_programs_run_one_after_another():
     program = compile_graph(toys.mlp(), toys.chip(), 1)
     cluster = Cluster(Job(toys.chip(), 1, 1))
-    first, second = cluster.run(program), cluster.run(program)
+    first, second = cluster.run([program]), cluster.run([program])
     assert second.begin == first.end
     assert second.end - second.begin == first.end - first.begin
-
-
-def test_too_many_lanes_is_one_sentence(monkeypatch):
-    program = compile_graph(toys.mlp(), toys.chip(), 1)
-    with pytest.raises(NeuronprofError, match="use fewer ranks"):
-        Cluster(Job(toys.chip(), 1, 10**9, jitter=0.1)).run(program)

@@ -46,6 +46,19 @@ class ReplicaGroup:
             found = (found[None, :] + np.arange(count)[:, None] * stride).ravel()
         return np.sort(found)
 
+    def text(self, rank: int) -> str:
+        """The group of a rank, compactly: 'tp:0-7' are eight neighbours, 'dp:3-59:8' every eighth rank, 'dp+cp:0-3,16-19' two runs."""
+        members = self.members(rank)
+        if len(self.extents) <= 1:
+            stride = self.extents[0][1] if self.extents else 1
+            ends = f"{members[0]}-{members[-1]}" if len(members) > 1 else f"{members[0]}"
+            return f"{self.axis}:{ends}" + (f":{stride}" if stride > 1 else "")
+        run = self.extents[0][0]
+        inner = ReplicaGroup("", self.extents[:1])
+        firsts = members.reshape(-1, run)[:, 0] if self.extents[0][1] == 1 else np.unique(inner.first(members))
+        shown = [inner.text(int(first))[1:] for first in firsts[:3].tolist()]
+        return f"{self.axis}:" + ",".join(shown + [f"...{members[-1]}"] * (len(firsts) > 3))
+
     @classmethod
     def of(cls, axis: str, ranks: Sequence[int]) -> "ReplicaGroup":
         """The description under which these ranks are one group.

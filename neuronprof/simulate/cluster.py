@@ -1,119 +1,170 @@
-"""The ranks of a job on their chips: runs one program after another on all of them."""
+"""The ranks of a job on their chips: runs one set of programs after another on all of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from neuronprof.errors import NeuronprofError
-from neuronprof.hardware.spec import Chip
+from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.program import Program
-from neuronprof.simulate import cost, lanes, plain
-from neuronprof.simulate.network import Transfer, collective
-from neuronprof.simulate.timing import Costs, Timing
-
-# Start, end, wait, its cause and its releaser of every instruction on every lane have to fit into memory.
-_MOST_LANE_INSTRUCTIONS = 200_000_000
+from neuronprof.simulate import arbiter
+from neuronprof.simulate.explain import Explained, Met
+from neuronprof.simulate.fleet import MEET, RECV, Fleet, fleet, neighbours
+from neuronprof.simulate.job import Job
+from neuronprof.simulate.lanes import Lanes, Outcome
+from neuronprof.simulate.network import Transfer
+from neuronprof.simulate.timing import Timing
 
 
 @dataclass(frozen=True)
-class Job:
-    """Where a job runs.
+class Totals:
+    """What every rank did in a run, in picoseconds, by rank.
 
-    world: ranks, placed on consecutive cores and chips. jitter: each instruction of each rank takes up to this share
-    longer or shorter; slow_chips: chip to how many times slower it computes; seed: of the jitter.
+    end: of its last instruction; peers: time it waited for other ranks, int64[world]; busy: time that each queue was occupied,
+    int64[world, queues].
     """
 
-    chip: Chip
-    lnc: int
-    world: int
-    jitter: float = 0.0
-    slow_chips: dict[int, float] = field(default_factory=dict)
-    seed: int = 0
+    end: np.ndarray
+    peers: np.ndarray
+    busy: np.ndarray
 
-    @property
-    def ranks_per_chip(self) -> int:
-        """Logical NeuronCores of a chip."""
-        return self.chip.ranks(self.lnc)
 
-    @property
-    def lanes(self) -> int:
-        """Ranks that can differ: all of them with jitter or a slow chip, else one stands for all."""
-        return self.world if self.jitter or self.slow_chips else 1
+class Prepared:
+    """All that depends on the programs alone, so that they run again at no cost."""
+
+    def __init__(self, instructions: Fleet, job: Job) -> None:
+        """Arbitrates HBM and links once for all ranks.
+
+        Raises:
+            NeuronprofError: stages wait for each other for ever.
+        """
+        self.job = job
+        self.fleet = instructions
+        self.order = arbiter.order(instructions)
+        self.lanes = Lanes(instructions, self.order, job)
+
+    def run(self, begin: int, number: int, keep: Sequence[int]) -> "Run":
+        """Runs from `begin` on, as the number-th run of the job, and keeps the timing of some ranks."""
+        job = self.job
+        kept = sorted(set(keep)) if job.lanes > 1 else [int(job.ranks(stage)[0]) for stage in range(job.stages[0])]
+        outcome = self.lanes.run(begin, number, np.array(kept, np.int64))
+        return Run(job, begin, max(begin, int(outcome.end.max())), tuple(kept), self, outcome)
+
+    @cached_property
+    def first_of_meeting(self) -> np.ndarray:
+        """The first instruction of each collective, over all stages that take part."""
+        met = np.flatnonzero(self.fleet.meeting >= 0)[::-1]
+        first = np.zeros(int(self.fleet.meeting.max(initial=-1)) + 1, np.int64)
+        first[self.fleet.meeting[met]] = met
+        return first
+
+    @cached_property
+    def explained(self) -> list[Explained]:
+        """Of each stage."""
+        before = neighbours(self.fleet, self.order)
+        return [Explained(self.fleet, before, stage) for stage in range(len(self.fleet.programs))]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A program that ran: timing in picoseconds from the start of the job, and what its collectives moved, by instruction."""
+    """Programs that ran: one a stage.
 
-    program: Program
-    timing: Timing
+    Begin, end: picoseconds from the start of the job, over all ranks; kept: ranks whose timing is known.
+    """
+
+    job: Job
     begin: int
     end: int
-    transfers: dict[int, Transfer]
+    kept: tuple[int, ...]
+    _prepared: Prepared
+    _outcome: Outcome
+
+    def program(self, rank: int) -> Program:
+        """What a rank ran."""
+        return self._prepared.fleet.programs[self.job.stage(rank)]
+
+    def transfers(self, rank: int) -> dict[int, Transfer]:
+        """What each collective of a rank's program puts on the links, by instruction."""
+        first = int(self._prepared.fleet.base[self.job.stage(rank)])
+        program = self.program(rank)
+        return {i: self._prepared.fleet.transfers[first + i] for i in program.collectives}
+
+    def stage_program(self, stage: int) -> Program:
+        """What the ranks of a stage ran."""
+        return self._prepared.fleet.programs[stage]
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of all stages together."""
+        return len(self._prepared.fleet)
+
+    def collective_numbers(self, rank: int) -> dict[int, int]:
+        """A number below `instructions` for each collective of a rank's program, the same at both ends of a message and on all stages."""
+        flat, first = self._prepared.fleet, int(self._prepared.fleet.base[self.job.stage(rank)])
+        numbers = {}
+        for i in self.program(rank).collectives:
+            at = first + i
+            sent = int(flat.partner[at]) if flat.kind[at] == RECV else at
+            numbers[i] = sent if flat.meeting[at] < 0 else int(self._prepared.first_of_meeting[flat.meeting[at]])
+        return numbers
+
+    def timing(self, rank: int) -> Timing:
+        """When each instruction of a kept rank ran, and why not sooner."""
+        job, flat, out = self.job, self._prepared.fleet, self._outcome
+        # With one lane for all, the ranks of a stage are the same but for their numbers.
+        stands_for = rank if job.lanes > 1 else int(job.ranks(job.stage(rank))[0])
+        column, stage = self.kept.index(stands_for), job.stage(rank)
+        own = slice(int(flat.base[stage]), int(flat.base[stage + 1]))
+        across = np.full(own.stop - own.start, -1, np.int32)
+        for i in np.flatnonzero(flat.partner[own] >= 0).tolist():
+            across[i] = job.ranks(int(flat.stage[flat.partner[own.start + i]]))[job.lane(rank)]
+        slowest = out.slowest[own, column].copy()
+        if job.lanes == 1:
+            for i in np.flatnonzero((flat.kind[own] == MEET) & (slowest >= 0)).tolist():
+                slowest[i] = self._first_of(flat.groups[flat.group[own.start + i]], rank, int(slowest[i]))
+        met = Met(slowest, out.released[own, column])
+        times = np.ascontiguousarray(out.start[own, column]), np.ascontiguousarray(out.stop[own, column])
+        return self._prepared.explained[stage].timing(rank, times, self.begin + job.late(rank), met, across)
+
+    def _first_of(self, group: ReplicaGroup, rank: int, example: int) -> int:
+        """The first rank in the group of `rank` that runs the same stage as an example."""
+        members = group.members(rank)
+        return int(members[self.job.stage(members) == self.job.stage(example)][0])
+
+    @cached_property
+    def totals(self) -> Totals:
+        """What every rank did."""
+        job, out = self.job, self._outcome
+        ranks = np.stack([job.ranks(s) for s in range(job.stages[0])])
+        end, peers = np.zeros(job.world, np.int64), np.zeros(job.world, np.int64)
+        busy = np.zeros((job.world, out.busy.shape[1]), np.int64)
+        end[ranks], peers[ranks] = out.end, out.peers
+        for stage in range(job.stages[0]):
+            busy[ranks[stage]] = out.busy[stage].T
+        return Totals(end, peers, busy)
 
 
 @dataclass
 class Cluster:
-    """Simulates a job, program by program. All ranks start each program together."""
+    """Simulates a job, one set of programs after another. All ranks start each of them together, but for late hosts."""
 
     job: Job
     _now: int = 0
     _runs: int = 0
-    _done: dict[int, tuple[Program, Costs, dict[int, Transfer], np.ndarray, Timing]] = field(default_factory=dict)
+    _prepared: dict[tuple[int, ...], Prepared] = field(default_factory=dict)
 
-    def run(self, program: Program) -> Run:
-        """Runs a program on every rank, after the ones before it; the same program again costs no second simulation without jitter.
+    def run(self, programs: Sequence[Program], keep: Sequence[int] = (0,)) -> Run:
+        """Runs one program a stage on every rank, after the ones before. keep: ranks of which every instruction is wanted.
+
+        Without faults, ranks of a stage are the same: keeping one keeps all.
 
         Raises:
-            NeuronprofError: more ranks and instructions than fit into memory.
+            NeuronprofError: stages wait for each other for ever.
         """
-        if id(program) not in self._done:
-            costs, transfers = self._costs(program)
-            self._done[id(program)] = (program, costs, transfers, *plain.simulate(program, costs))
-        _, costs, transfers, order, alone = self._done[id(program)]
-        begin, self._runs = self._now, self._runs + 1
-        if self.job.lanes == 1:
-            timing = _shifted(alone, begin)
-        else:
-            timing = self._on_lanes(program, costs, order, begin)
-        self._now = int(timing.end.max(initial=begin))
-        return Run(program, timing, begin, self._now, transfers)
-
-    def _costs(self, program: Program) -> tuple[Costs, dict[int, Transfer]]:
-        job = self.job
-        duration = cost.durations(program, job.chip, job.lnc, min(job.world, job.ranks_per_chip))
-        transfers = {i: collective(call, job.chip, job.ranks_per_chip) for i, call in program.collectives.items()}
-        for i, transfer in transfers.items():
-            duration[i] = transfer.picoseconds
-        return Costs(duration, int(job.chip.dma.start * cost.PICOSECONDS)), transfers
-
-    def _on_lanes(self, program: Program, costs: Costs, order: np.ndarray, begin: int) -> Timing:
-        job = self.job
-        if len(program) * job.lanes > _MOST_LANE_INSTRUCTIONS:
-            raise NeuronprofError(
-                f"{job.lanes} different ranks of {len(program)} instructions each are too many to simulate at once; "
-                "use fewer ranks, or leave out --jitter and --slow-chip so that one rank stands for all."
-            )
-        factor = 1 + job.jitter * _noise(job.seed + self._runs, len(program), job.lanes)
-        chips = np.arange(job.lanes) // job.ranks_per_chip
-        factor *= np.array([job.slow_chips.get(int(c), 1.0) for c in chips])
-        factor[list(program.collectives)] = 1.0  # a collective ends on all ranks at once
-        return lanes.recurrence(program, costs, order, factor, np.full(job.lanes, begin, np.int64))
-
-
-def _shifted(timing: Timing, begin: int) -> Timing:
-    return Timing(
-        timing.start + begin, timing.end + begin, timing.wait, timing.wait_for, timing.released_by, timing.released_on
-    )
-
-
-def _noise(seed: int, instructions: int, ranks: int) -> np.ndarray:
-    """Evenly spread numbers in [-1, 1), float64[instructions, ranks], each a hash of (seed, instruction, rank).
-
-    Counting instead of drawing makes any rank's noise independent of how many others there are. Source: the finalizer of splitmix64.
-    """
-    index = np.arange(instructions, dtype=np.uint64)[:, None] << np.uint64(32) | np.arange(ranks, dtype=np.uint64)
-    bits = index + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (bits ^ (bits >> np.uint64(31))) / 2.0**63 - 1.0
+        key = tuple(map(id, programs))
+        if key not in self._prepared:
+            self._prepared[key] = Prepared(fleet(programs, self.job), self.job)
+        run = self._prepared[key].run(self._now, self._runs, keep)
+        self._now, self._runs = run.end, self._runs + 1
+        return run

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from neuronprof.graph.ir import Graph, Signature, Tensor
-from neuronprof.program import QUEUE_TRACKS, Opcode, Queue
-from neuronprof.simulate.cluster import Job, Run
+from neuronprof.graph.ir import CollectiveCall, Graph, Signature, Tensor
+from neuronprof.program import QUEUE_TRACKS, Opcode, Program, Queue
+from neuronprof.simulate.cluster import Run
+from neuronprof.simulate.job import Job
 from neuronprof.simulate.timing import WAITS, served_by_hbm
-from neuronprof.terms import PHASES, ROLES, Engine, Kind
+from neuronprof.terms import PHASES, ROLES, Collective, Engine, Kind
 
 # Ranks count their events from multiples of this, so that an id says whose event it is.
 RANK_STRIDE = 1 << 36
@@ -76,11 +77,11 @@ def shapes_text(signature: Signature) -> str:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A run with the step it belongs to (-1: evaluation) and its first row in the operators table."""
+    """A run with the step it belongs to (-1: evaluation) and each stage's first row in the operators table."""
 
     run: Run
     step: int
-    first_op: int
+    first_op: tuple[int, ...]
 
 
 class EventRows:
@@ -90,55 +91,102 @@ class EventRows:
         self._job = job
         self._recorded = recorded
         self._texts = {c: _coded(operators.columns[c]) for c in _DESCRIBING}
-        self._served = [np.flatnonzero(served_by_hbm(r.run.program)) for r in recorded]
-        programs = [r.run.program for r in recorded]
-        counts = [
-            len(p) + len(s) + 2 * len(p.collectives) + len(p.memory)
-            for p, s in zip(programs, self._served, strict=True)
-        ]
-        self._first_id = [0, *np.cumsum(counts).tolist()]
-        self.count = self._first_id[-1]  # most events that a rank can have
+        self._first_id: list[list[int]] = []  # by stage, of each run
+        for stage in range(job.stages[0]):
+            programs = [r.run.stage_program(stage) for r in recorded]
+            self._first_id.append([0, *np.cumsum([_most_events(p) for p in programs]).tolist()])
+        self._first_collective = [0, *np.cumsum([r.run.instructions for r in recorded]).tolist()]
+
+    def count(self, rank: int) -> int:
+        """Most events that a rank can have."""
+        return self._first_id[self._job.stage(rank)][-1]
 
     def rank(self, rank: int) -> Iterator[Columns]:
         """Batches of columns, as trace.writer takes them, that hold one rank's events."""
         for number in range(len(self._recorded)):
-            yield self._instructions(rank, number)
-            yield self._hbm_transfers(rank, number)
-            yield self._hbm_levels(rank, number)
-            yield self._link(rank, number, Engine.NEURONLINK)
-            yield self._link(rank, number, Engine.EFA)
+            yield from _RankRows(self, rank, number).batches()
 
-    def _instructions(self, rank: int, number: int) -> Columns:
-        program, timing, lane = self._recorded[number].run.program, self._recorded[number].run.timing, self._lane(rank)
+    def text(self, column: str, op: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """A describing column of events that work for these operators (-1: none), as codes and dictionary."""
+        codes, words = self._texts[column]
+        return np.where(op < 0, -1, codes[op]), words
+
+    def first_id(self, rank: int, number: int) -> int:
+        """The identifier of a rank's first event of a run."""
+        return rank * RANK_STRIDE + self._first_id[self._job.stage(rank)][number]
+
+    def first_ids(self, ranks: np.ndarray, number: int) -> np.ndarray:
+        """The same for many ranks at once."""
+        by_stage = np.array([ids[number] for ids in self._first_id])
+        return ranks * RANK_STRIDE + by_stage[self._job.stage(ranks)]
+
+    def run(self, number: int) -> Recorded:
+        """The number-th run."""
+        return self._recorded[number]
+
+    def first_collective(self, number: int) -> int:
+        """What the collectives of a run are counted from."""
+        return self._first_collective[number]
+
+
+def _most_events(program: Program) -> int:
+    served = int(served_by_hbm(program).sum())
+    return len(program) + served + 2 * len(program.collectives) + len(program.memory)
+
+
+class _RankRows:
+    """The rows of one rank in one run."""
+
+    def __init__(self, rows: EventRows, rank: int, number: int) -> None:
+        self._rows, self._rank, self._number = rows, rank, number
+        self._recorded = rows.run(number)
+        self._run = self._recorded.run
+        self._job, self._stage = self._run.job, self._run.job.stage(rank)
+        self._program, self._timing = self._run.program(rank), self._run.timing(rank)
+        self._served = np.flatnonzero(served_by_hbm(self._program))
+        self._transfers = dict(sorted(self._run.transfers(rank).items()))
+        self._first_id = rows.first_id(rank, number)
+
+    def batches(self) -> Iterator[Columns]:
+        """Instructions, what HBM served, what it held, and what went over the links."""
+        yield self._instructions()
+        yield self._hbm_transfers()
+        yield self._hbm_levels()
+        yield self._link(Engine.NEURONLINK)
+        yield self._link(Engine.EFA)
+
+    def _instructions(self) -> Columns:
+        program, timing = self._program, self._timing
         rows = np.arange(len(program))
-        released = timing.released_by[:, lane].astype(np.int64)
-        releaser = timing.released_on[:, lane].astype(np.int64) if self._job.lanes > 1 else rank
-        columns = self._common(rank, number, rows) | {
-            "id": self._id(rank, number, rows),
+        released = timing.released_by.astype(np.int64)
+        columns = self._common(rows) | {
+            "id": self._first_id + rows,
             "engine": (_ENGINE_OF[program.queue], _ENGINES),
             "queue": _TRACK_OF[program.queue],
             "kind": (_KIND_OF[program.queue], _KIND_NAMES),
-            "wait_ns": (timing.wait[:, lane] + 500) // 1000,
-            "wait_for": (timing.wait_for[:, lane], WAITS),
+            "wait_ns": (timing.wait + 500) // 1000,
+            "wait_for": (timing.wait_for, WAITS),
             "flops": program.flops,
-            "released_by": np.where(released < 0, -1, releaser * RANK_STRIDE + self._first_id[number] + released),
+            "released_by": np.where(
+                released < 0, -1, self._rows.first_ids(timing.released_on.astype(np.int64), self._number) + released
+            ),
             "deps": (program.deps_ptr, np.repeat(rows, np.diff(program.deps_ptr)) - program.deps),
         }
         calls = np.array(list(program.collectives), np.int64)
         if len(calls):
-            columns |= self._collective_columns(number, calls, rows)
+            columns |= self._collective_columns(calls, rows)
         return columns
 
-    def _collective_columns(self, number: int, calls: np.ndarray, rows: np.ndarray) -> Columns:
+    def _collective_columns(self, calls: np.ndarray, rows: np.ndarray) -> Columns:
         """Columns that say which collective an event belongs to; calls: the collective instructions among rows."""
-        run = self._recorded[number].run
         names, groups, algorithms = (np.zeros(len(rows), object) for _ in range(3))
-        names[:], groups[:], algorithms[:] = [_OPCODES[o] for o in run.program.opcode[rows].tolist()], None, None
+        names[:], groups[:], algorithms[:] = [_OPCODES[o] for o in self._program.opcode[rows].tolist()], None, None
         identity = np.full(len(rows), -1)
+        numbers, first = self._run.collective_numbers(self._rank), self._rows.first_collective(self._number)
         for i in calls.tolist():
-            call, at = run.program.collectives[i], int(np.searchsorted(rows, i))
-            names[at], groups[at] = str(call.kind), f"{call.axis}:0-{call.ranks - 1}"
-            algorithms[at], identity[at] = str(run.transfers[i].algorithm), self._first_id[number] + i
+            call, at = self._program.collectives[i], int(np.searchsorted(rows, i))
+            names[at], groups[at] = str(call.kind), self._members(call)
+            algorithms[at], identity[at] = str(self._transfers[i].algorithm), first + numbers[i]
         return {
             "name": list(names),
             "replica_group": list(groups),
@@ -146,46 +194,51 @@ class EventRows:
             "collective": identity,
         }
 
-    def _hbm_transfers(self, rank: int, number: int) -> Columns:
-        rows = self._served[number]
-        place = len(self._recorded[number].run.program) + np.arange(len(rows))
-        return self._common(rank, number, rows) | self._caused(rank, number, rows, place) | {"engine": str(Engine.HBM)}
+    def _members(self, call: CollectiveCall) -> str:
+        if call.kind not in (Collective.SEND, Collective.RECV):
+            return call.group.text(self._rank)
+        peer = int(self._job.ranks(call.peer)[self._job.lane(self._rank)])
+        first, second = (self._rank, peer) if call.kind == Collective.SEND else (peer, self._rank)
+        return f"{call.axis}:{first}>{second}"
 
-    def _link(self, rank: int, number: int, link: Engine) -> Columns:
-        run = self._recorded[number].run
-        sent = {i: t.neuronlink if link is Engine.NEURONLINK else t.efa for i, t in sorted(run.transfers.items())}
+    def _hbm_transfers(self) -> Columns:
+        place = len(self._program) + np.arange(len(self._served))
+        return self._common(self._served) | self._caused(self._served, place) | {"engine": str(Engine.HBM)}
+
+    def _link(self, link: Engine) -> Columns:
+        sent = {i: t.neuronlink if link is Engine.NEURONLINK else t.efa for i, t in self._transfers.items()}
         position = {i: n for n, i in enumerate(sent)}
         rows = np.array([i for i, nbytes in sent.items() if nbytes], np.int64)
-        before = len(run.program) + len(self._served[number]) + (len(sent) if link is Engine.EFA else 0)
+        before = len(self._program) + len(self._served) + (len(sent) if link is Engine.EFA else 0)
         place = before + np.array([position[i] for i in rows.tolist()], np.int64)
-        columns = self._common(rank, number, rows) | self._caused(rank, number, rows, place)
-        columns |= self._collective_columns(number, rows, rows)
+        columns = self._common(rows) | self._caused(rows, place)
+        columns |= self._collective_columns(rows, rows)
         return columns | {"engine": str(link), "bytes": np.array([sent[i] for i in rows.tolist()], np.int64)}
 
-    def _caused(self, rank: int, number: int, rows: np.ndarray, place: np.ndarray) -> Columns:
+    def _caused(self, rows: np.ndarray, place: np.ndarray) -> Columns:
         """Columns of events that the instructions `rows` brought about; they are the run's `place`-th events."""
         return {
-            "id": self._id(rank, number, place),
+            "id": self._first_id + place,
             "kind": str(Kind.TRANSFER),
             "queue": 0,
             "wait_for": "none",
-            "released_by": self._id(rank, number, rows),
+            "released_by": self._first_id + rows,
             "deps": (np.arange(len(rows) + 1), place - rows),
         }
 
-    def _hbm_levels(self, rank: int, number: int) -> Columns:
-        run, lane = self._recorded[number].run, self._lane(rank)
-        at, role, level = run.program.memory.T
-        time = np.where(at < 0, run.begin, run.timing.end[np.maximum(at, 0), lane]) if len(run.program) else at * 0
+    def _hbm_levels(self) -> Columns:
+        run, program = self._run, self._program
+        at, role, level = program.memory.T
+        time = np.where(at < 0, run.begin, self._timing.end[np.maximum(at, 0)]) if len(program) else at * 0
         order = np.lexsort((np.arange(len(time)), time, role))
         time, role, level = time[order], role[order], level[order]
         until = np.append(time[1:], run.end)[: len(time)]
         until[np.append(role[1:] != role[:-1], True)[: len(time)]] = run.end
         held = np.flatnonzero((level > 0) & (until > time))
         start = _ns(time[held])
-        place = len(run.program) + len(self._served[number]) + 2 * len(run.transfers) + held
-        return self._place(rank, number) | {
-            "id": self._id(rank, number, place),
+        place = len(program) + len(self._served) + 2 * len(self._transfers) + held
+        return self._place() | {
+            "id": self._first_id + place,
             "engine": str(Engine.HBM),
             "queue": 1,
             "kind": str(Kind.MEMORY),
@@ -196,35 +249,28 @@ class EventRows:
             "bytes": level[held],
         }
 
-    def _common(self, rank: int, number: int, rows: np.ndarray) -> Columns:
+    def _common(self, rows: np.ndarray) -> Columns:
         """The columns that events of instructions share."""
-        recorded, lane = self._recorded[number], self._lane(rank)
-        program, timing = recorded.run.program, recorded.run.timing
-        op = np.where(program.op[rows] < 0, -1, program.op[rows] + recorded.first_op)
-        start = _ns(timing.start[rows, lane])
-        described = {c: (np.where(op < 0, -1, codes[op]), texts) for c, (codes, texts) in self._texts.items()}
+        program, timing = self._program, self._timing
+        op = np.where(program.op[rows] < 0, -1, program.op[rows] + self._recorded.first_op[self._stage])
+        start = _ns(timing.start[rows])
+        described = {column: self._rows.text(column, op) for column in _DESCRIBING}
         return (
-            self._place(rank, number)
+            self._place()
             | described
             | {
                 "name": (program.opcode[rows], _OPCODES),
                 "start_ts": start,
-                "duration_ns": _ns(timing.end[rows, lane]) - start,
+                "duration_ns": _ns(timing.end[rows]) - start,
                 "op": op,
                 "bytes": program.nbytes[rows],
                 "dtype": (program.dtype[rows], list(program.dtypes)),
             }
         )
 
-    def _place(self, rank: int, number: int) -> Columns:
-        chip, core = divmod(rank, self._job.ranks_per_chip)
-        return {"step": self._recorded[number].step, "chip": chip, "core": core, "rank": rank}
-
-    def _lane(self, rank: int) -> int:
-        return rank if self._job.lanes > 1 else 0
-
-    def _id(self, rank: int, number: int, place: np.ndarray) -> np.ndarray:
-        return rank * RANK_STRIDE + self._first_id[number] + place
+    def _place(self) -> Columns:
+        chip, core = divmod(self._rank, self._job.ranks_per_chip)
+        return {"step": self._recorded.step, "chip": chip, "core": core, "rank": self._rank}
 
 
 def _coded(texts: list[str]) -> tuple[np.ndarray, list[str]]:

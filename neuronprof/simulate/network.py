@@ -6,7 +6,7 @@ from math import ceil, log2
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.hardware.spec import Chip, Link
 from neuronprof.simulate.cost import PICOSECONDS
-from neuronprof.terms import Algorithm, Collective
+from neuronprof.terms import Algorithm, Collective, Engine
 
 # Messages that each rank sends, as a share of (ranks - 1) / ranks times the message: an all-reduce is a reduce-scatter and an all-gather.
 _ROUNDS = {
@@ -23,16 +23,26 @@ _ROUNDS = {
 class Transfer:
     """A collective on the links.
 
-    picoseconds: from the last rank's arrival to the end; neuronlink, efa: bytes that one rank sends on each.
+    picoseconds: from the last rank's arrival to the end; neuronlink, efa: bytes that one rank sends on each. wire: the part of
+    picoseconds in which `link` is occupied; the rest is latency.
     """
 
     picoseconds: int
     algorithm: Algorithm
     neuronlink: int
     efa: int
+    wire: int = 0
+    link: Engine = Engine.NEURONLINK
 
 
-def collective(call: CollectiveCall, chip: Chip, ranks_per_chip: int) -> Transfer:
+def collective(
+    call: CollectiveCall,
+    chip: Chip,
+    ranks_per_chip: int,
+    *,
+    algorithm: str | None = None,
+    oversubscription: float = 1.0,
+) -> Transfer:
     """One collective among call.ranks ranks that stand on consecutive chips.
 
     Inside one UltraServer the links of a chip are shared by its ranks. A group that spans several goes hierarchically: reduce-scatter
@@ -43,16 +53,17 @@ def collective(call: CollectiveCall, chip: Chip, ranks_per_chip: int) -> Transfe
     rounds = _ROUNDS.get(Collective(call.kind), 1)
     sharing = min(ranks_per_chip, call.ranks)
     sent = rounds * call.nbytes * (inside - 1) // inside
-    algorithm = _algorithm(call.nbytes, inside, chip.neuronlink)
-    seconds = rounds * _steps(algorithm, inside) * chip.neuronlink.latency + _wire(sent, chip.neuronlink, sharing)
+    chosen = _algorithm(call.nbytes, inside, chip.neuronlink)
+    seconds = rounds * _steps(chosen, inside) * chip.neuronlink.latency + _wire(sent, chip.neuronlink, sharing)
     outside = 0
     if servers > 1:
         shard = call.nbytes // inside
         outside = rounds * shard * (servers - 1) // servers
         between = _algorithm(shard, servers, chip.efa)
         seconds += rounds * _steps(between, servers) * chip.efa.latency + _wire(outside, chip.efa, sharing)
-        algorithm = Algorithm.HIERARCHICAL
-    return Transfer(max(1, round(seconds * PICOSECONDS)), algorithm, sent, outside)
+        chosen = Algorithm.HIERARCHICAL
+    total = max(1, round(seconds * PICOSECONDS))
+    return Transfer(total, chosen, sent, outside, total, Engine.EFA if outside else Engine.NEURONLINK)
 
 
 def _algorithm(nbytes: int, ranks: int, link: Link) -> Algorithm:

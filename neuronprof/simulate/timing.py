@@ -1,4 +1,4 @@
-"""What the simulator is given and what it finds."""
+"""When each instruction of a rank ran, and why not sooner."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,9 @@ from neuronprof.program import DMA_OPCODES, Opcode, Program, Queue
 from neuronprof.terms import WaitFor
 
 WAITS = tuple(WaitFor)
-NONE, DATA, DMA, HBM, PEER, SBUF = (
-    WAITS.index(w) for w in (WaitFor.NONE, WaitFor.DATA, WaitFor.DMA, WaitFor.HBM, WaitFor.PEER, WaitFor.SBUF)
+NONE, DATA, DMA, HBM, LINK, PEER, SBUF = (
+    WAITS.index(w)
+    for w in (WaitFor.NONE, WaitFor.DATA, WaitFor.DMA, WaitFor.HBM, WaitFor.LINK, WaitFor.PEER, WaitFor.SBUF)
 )
 
 _HBM_OPCODES = [int(o) for o in DMA_OPCODES if o not in (Opcode.COPY_TO_DEVICE, Opcode.COPY_TO_HOST)]
@@ -17,23 +18,12 @@ _DMA_QUEUES = [int(q) for q in Queue if q.name.startswith("DMA")]
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What the instructions of one program take, in picoseconds.
-
-    duration: on their queue, int64[n]; dma_start: from the moment a DMA may start to its first byte.
-    """
-
-    duration: np.ndarray
-    dma_start: int
-
-
-@dataclass(frozen=True)
 class Timing:
-    """When each instruction ran on each lane, [n, lanes].
+    """When each instruction of one rank's program ran, columns of n instructions.
 
     start, end int64, picoseconds. wait int64: how long it stood at the head of its queue, ready but for one thing; wait_for int8: that
-    thing, index in WAITS (several operands are one thing). released_by
-    int32: the instruction whose end let it start (-1: none), on lane released_on (int32).
+    thing, index in WAITS (several operands are one thing). released_by int32: the instruction whose end let it start (-1: none), in the
+    program of rank released_on (int32).
     """
 
     start: np.ndarray

@@ -1,0 +1,215 @@
+"""The programs of all pipeline stages as one table of instructions, with what links them: messages, collectives, shared resources."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from neuronprof.errors import NeuronprofError
+from neuronprof.graph.groups import ReplicaGroup
+from neuronprof.program import Opcode, Program, Queue
+from neuronprof.simulate import cost
+from neuronprof.simulate.job import Job
+from neuronprof.simulate.network import Transfer, collective
+from neuronprof.simulate.timing import dependency_causes, served_by_hbm
+from neuronprof.terms import Collective, Engine
+
+COMPUTE, SERVED, MEET, SEND, RECV = range(5)
+# What stretches an instruction on a rank: nothing, the chip's slowness, or that and the throttling of its PE array.
+FIXED, CHIP, ARRAY = range(3)
+NO_LINK = -1
+QUEUES = len(Queue)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Instructions of all stages, one after another; base[s] is the first of stage s. Columns of n instructions, times in picoseconds.
+
+    kind, scale int8 (see above); queue int8; duration int64; wire int64: the part of it in which `link` (0 NeuronLink, 1 EFA, -1 none;
+    int8) is occupied; delay int64: from a dependency's end to the earliest start. deps_ptr, deps, causes: predecessors, as in Program,
+    counted over all stages. peer int32: stage at the other end of a SEND or RECV; partner int32: the SEND of a RECV. meeting int32:
+    number of the collective, shared by stages that meet in one; group int32: index in groups. transfers: by instruction.
+    """
+
+    programs: tuple[Program, ...]
+    base: np.ndarray
+    kind: np.ndarray
+    scale: np.ndarray
+    queue: np.ndarray
+    duration: np.ndarray
+    wire: np.ndarray
+    link: np.ndarray
+    delay: np.ndarray
+    deps_ptr: np.ndarray
+    deps: np.ndarray
+    causes: np.ndarray
+    peer: np.ndarray
+    partner: np.ndarray
+    meeting: np.ndarray
+    group: np.ndarray
+    groups: tuple[ReplicaGroup, ...]
+    transfers: dict[int, Transfer]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @property
+    def stage(self) -> np.ndarray:
+        """Stage of each instruction, int32[n]."""
+        return np.repeat(np.arange(len(self.programs), dtype=np.int32), np.diff(self.base))
+
+
+def fleet(programs: Sequence[Program], job: Job) -> Fleet:
+    """The instructions of a job whose stages run these programs.
+
+    Raises:
+        NeuronprofError: what a stage sends is not what its neighbour receives.
+    """
+    base = np.array([0, *accumulate(map(len, programs))], np.int64)
+    n, transfers = int(base[-1]), _transfers(programs, base, job)
+    opcode = np.concatenate([p.opcode for p in programs])
+    served = np.concatenate([served_by_hbm(p) for p in programs])
+    kind = _kinds(opcode, served)
+    duration, wire, link = _times(programs, job, kind, transfers)
+    deps_before = [0, *accumulate(len(p.deps) for p in programs)]
+    pointers = [p.deps_ptr[1:] + before for p, before in zip(programs, deps_before, strict=False)]
+    group, groups = _groups(programs, base, n)
+    return Fleet(
+        programs=tuple(programs),
+        base=base,
+        kind=kind,
+        scale=_scales(opcode),
+        queue=np.concatenate([p.queue for p in programs]),
+        duration=duration,
+        wire=wire,
+        link=link,
+        delay=np.where(served, int(job.chip.dma.start * cost.PICOSECONDS), 0),
+        deps_ptr=np.concatenate([[0], *pointers]).astype(np.int64),
+        deps=np.concatenate([p.deps + o for p, o in zip(programs, base, strict=False)]).astype(np.int32),
+        causes=np.concatenate([dependency_causes(p) for p in programs]),
+        peer=_peers(programs, base, n),
+        partner=_partners(programs, base, n),
+        meeting=_meetings(programs, base, job, n),
+        group=group,
+        groups=groups,
+        transfers=transfers,
+    )
+
+
+def _kinds(opcode: np.ndarray, served: np.ndarray) -> np.ndarray:
+    kinds = {Opcode.COLLECTIVE: MEET, Opcode.SEND: SEND, Opcode.RECV: RECV}
+    return np.select([served, *(opcode == o for o in kinds)], [SERVED, *kinds.values()], COMPUTE).astype(np.int8)
+
+
+def _scales(opcode: np.ndarray) -> np.ndarray:
+    fixed = np.isin(opcode, [Opcode.LAUNCH, Opcode.HOST_SYNC, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV])
+    return np.select([fixed, opcode == Opcode.MATMUL], [FIXED, ARRAY], CHIP).astype(np.int8)
+
+
+def _times(
+    programs: Sequence[Program], job: Job, kind: np.ndarray, transfers: dict[int, Transfer]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Durations, times on the wire, and links."""
+    active = min(job.world, job.ranks_per_chip)
+    duration = np.concatenate([cost.durations(p, job.chip, job.lnc, active) for p in programs])
+    wire, link = np.zeros(len(kind), np.int64), np.full(len(kind), NO_LINK, np.int8)
+    for i, transfer in transfers.items():
+        if kind[i] == RECV:
+            continue  # the sender's transfer is the whole message
+        duration[i], wire[i] = transfer.picoseconds, transfer.wire
+        if transfer.wire:
+            link[i] = 1 if transfer.link is Engine.EFA else 0
+    return duration, wire, link
+
+
+def _transfers(programs: Sequence[Program], base: np.ndarray, job: Job) -> dict[int, Transfer]:
+    known: dict[object, Transfer] = {}
+    found = {}
+    for program, first in zip(programs, base.tolist(), strict=False):
+        for i, call in program.collectives.items():
+            if call not in known:
+                known[call] = collective(
+                    call, job.chip, job.ranks_per_chip, algorithm=job.algorithm, oversubscription=job.oversubscription
+                )
+            found[first + i] = known[call]
+    return found
+
+
+def _groups(programs: Sequence[Program], base: np.ndarray, n: int) -> tuple[np.ndarray, tuple[ReplicaGroup, ...]]:
+    number: dict[ReplicaGroup, int] = {}
+    group = np.full(n, -1, np.int32)
+    for program, first in zip(programs, base.tolist(), strict=False):
+        for i, call in program.collectives.items():
+            group[first + i] = number.setdefault(call.group, len(number))
+    return group, tuple(number)
+
+
+def _peers(programs: Sequence[Program], base: np.ndarray, n: int) -> np.ndarray:
+    peer = np.full(n, -1, np.int32)
+    for program, first in zip(programs, base.tolist(), strict=False):
+        for i, call in program.collectives.items():
+            peer[first + i] = call.peer if call.kind in (Collective.SEND, Collective.RECV) else -1
+    return peer
+
+
+def _partners(programs: Sequence[Program], base: np.ndarray, n: int) -> np.ndarray:
+    """The SEND of each RECV: messages between two stages arrive in the order in which they were sent."""
+    sent, received = defaultdict(list), defaultdict(list)
+    for stage, (program, first) in enumerate(zip(programs, base.tolist(), strict=False)):
+        for i, call in sorted(program.collectives.items()):
+            if call.kind == Collective.SEND:
+                sent[stage, call.peer].append((first + i, call.nbytes))
+            elif call.kind == Collective.RECV:
+                received[call.peer, stage].append((first + i, call.nbytes))
+    partner = np.full(n, -1, np.int32)
+    for sender, receiver in {**sent, **received}:
+        ours, theirs = sent[sender, receiver], received[sender, receiver]
+        if [size for _, size in ours] != [size for _, size in theirs]:
+            raise NeuronprofError(
+                f"Pipeline stage {sender} sends {len(ours)} messages to stage {receiver}, which receives {len(theirs)}, or of other sizes; "
+                "the stages would wait for each other for ever."
+            )
+        for (source, _), (target, _) in zip(ours, theirs, strict=True):
+            partner[target] = source
+    return partner
+
+
+def _meetings(programs: Sequence[Program], base: np.ndarray, job: Job, n: int) -> np.ndarray:
+    """A number for each collective; the k-th of a group that spans stages is one and the same on all of them."""
+    meeting = np.full(n, -1, np.int32)
+    count, stride = job.stages
+    number: dict[object, int] = {}
+    for stage, (program, first) in enumerate(zip(programs, base.tolist(), strict=False)):
+        seen: dict[ReplicaGroup, int] = defaultdict(int)
+        for i, call in sorted(program.collectives.items()):
+            if call.kind in (Collective.SEND, Collective.RECV):
+                continue
+            members = call.group.members(int(job.ranks(stage)[0]))
+            met = sorted(set((members // stride % count).tolist())) if count > 1 else [stage]
+            key = (call.group, seen[call.group], tuple(met)) if len(met) > 1 else (stage, i)
+            seen[call.group] += 1
+            meeting[first + i] = number.setdefault(key, len(number))
+    return meeting
+
+
+def neighbours(fleet: Fleet, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The instruction before each one in its queue, and before it on its HBM or link, int64[n] each (-1: none).
+
+    order: of all instructions, from `arbiter.order`, in which HBM and links are granted.
+    """
+    stage = fleet.stage.astype(np.int64)
+    everything = np.arange(len(fleet))
+    server = np.where(fleet.kind == SERVED, 0, 1 + fleet.link)
+    granted = order[(fleet.kind[order] == SERVED) | (fleet.link[order] != NO_LINK)]
+    return _previous(stage * QUEUES + fleet.queue, everything), _previous(3 * stage + server, granted)
+
+
+def _previous(line: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """For each of the instructions given in order the one before it that stands in the same line; -1 for the first, and for all others."""
+    sequence = order[np.argsort(line[order], kind="stable")]
+    before = np.full(len(line), -1, np.int64)
+    same = line[sequence][1:] == line[sequence][:-1]
+    before[sequence[1:][same]] = sequence[:-1][same]
+    return before

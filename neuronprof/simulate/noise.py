@@ -1,0 +1,24 @@
+"""The noise of ranks: a hash of (seed, run, instruction, rank), so that any rank's noise is its own, however many others are simulated."""
+
+_MASK = 0xFFFFFFFF
+AMPLITUDE_BITS = 20
+
+
+def mixed(x: int) -> int:
+    """A 32-bit hash. Source: the finalizer `lowbias32` of C. Wellons' hash prospector."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D & _MASK
+    x = (x ^ (x >> 15)) * 0x846CA68B & _MASK
+    return x ^ (x >> 16)
+
+
+def seed_of(seed: int, run: int) -> int:
+    """What the instructions of one run are hashed with."""
+    return mixed((mixed(seed & _MASK) + run * 0x9E3779B9) & _MASK)
+
+
+def noisy(duration: int, amplitude: int, seed: int, instruction: int, rank: int) -> int:
+    """A duration with its noise: longer or shorter by up to amplitude / 2 ** 20 of it, rounded down."""
+    salt = (instruction * 0x9E3779B9 + seed) & _MASK
+    noise = mixed(salt ^ (rank * 0x85EBCA6B & _MASK))
+    share = ((noise >> 16) - 32768) * amplitude >> 15
+    return duration + (duration * share >> 20)

@@ -1,0 +1,244 @@
+"""Tensor parallelism: finds the pairs of products whose weights can be divided by columns and by rows, from the graph alone.
+
+A product's weight is divided by columns if what it makes stays divided, through element-wise work, attention and views, until another
+product contracts it with a weight, which is then divided by rows (Megatron-LM's rule, Shoeybi et al. 2019). The vocabulary of embeddings and
+of the output layer is divided where it can be.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from neuronprof.distribute.sharding.placement import PARTIAL, Dim, NotDivisibleError, Partial, Shard, part, seen, whole
+from neuronprof.distribute.sharding.rules import passed
+from neuronprof.graph.ir import Graph, Signature, Tensor
+from neuronprof.graph.ops import OpKind, work
+from neuronprof.terms import PHASES, Phase, Role
+
+_FORWARD = PHASES.index(Phase.FORWARD)
+_OPTIMIZER = PHASES.index(Phase.OPTIMIZER)
+_FARTHEST = 300  # operators between a product and its partner
+_MATRIX = 2
+
+
+@dataclass
+class Assignment:
+    """place: of each buffer that is divided; columns, rows: products of each kind; refused: module to the size that could not be divided."""
+
+    place: dict[int, Shard | Partial] = field(default_factory=dict)
+    columns: int = 0
+    rows: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    whole_vocabularies: int = 0
+
+
+def assign(graph: Graph, ranks: int) -> Assignment:
+    """What tensor parallelism over so many ranks divides."""
+    return _Assigner(graph, ranks).run()
+
+
+class _Assigner:
+    def __init__(self, graph: Graph, ranks: int) -> None:
+        self._graph, self._ranks = graph, ranks
+        self._origin: dict[int, int] = {}  # copy of a weight in another type: the weight
+        self._free: set[int] = set()  # made by products of what nobody divides: could be divided by columns too
+        self._forward = [op for op in range(len(graph)) if graph.phase[op] == _FORWARD]
+        self._done = Assignment()
+
+    def run(self) -> Assignment:
+        for op in self._forward:
+            self._follow_copy(self._signature(op), self._graph.inputs(op), self._graph.outputs(op))
+        for position, op in enumerate(self._forward):
+            signature = self._signature(op)
+            inputs, outputs = self._graph.inputs(op), self._graph.outputs(op)
+            if signature.view:
+                continue
+            if signature.name.startswith("aten.embedding."):
+                self._embedding(inputs[0], signature.inputs[0])
+            weight = self._weight(signature, inputs)
+            if weight is not None and outputs:
+                self._product(position, op, weight)
+                self._free.update(outputs)
+            self._trace(signature, inputs, outputs)
+        for op in range(len(self._graph)):
+            if self._graph.phase[op] == _OPTIMIZER:
+                self._states(self._signature(op), self._graph.inputs(op))
+        return self._done
+
+    def _signature(self, op: int) -> Signature:
+        return self._graph.signatures[self._graph.signature[op]]
+
+    def _follow_copy(self, signature: Signature, inputs: list[int], outputs: list[int]) -> None:
+        """Notes which buffers are copies of weights in another type."""
+        if len(inputs) == 1 and outputs and not signature.view and self._is_weight(inputs[0]):
+            if work(signature).kind is OpKind.COPY:
+                self._origin[outputs[0]] = self._origin.get(inputs[0], inputs[0])
+
+    def _trace(self, signature: Signature, inputs: list[int], outputs: list[int]) -> None:
+        """Follows what element-wise work makes of products that could be divided."""
+        kind = work(signature).kind
+        if kind in (OpKind.ELEMENTWISE, OpKind.COPY, OpKind.RANDOM) and any(b in self._free for b in inputs):
+            self._free.update(outputs)
+
+    def _is_weight(self, buffer: int) -> bool:
+        return buffer in self._origin or (buffer >= 0 and self._graph.buffers[buffer].role is Role.WEIGHTS)
+
+    def _weight(self, signature: Signature, inputs: list[int]) -> int | None:
+        """Which operand of a product is a weight matrix, if the other one is none."""
+        if work(signature).kind is not OpKind.GEMM or "convolution" in signature.name:
+            return None
+        matrices = [i for i, t in enumerate(signature.inputs) if len(t.shape) >= _MATRIX]
+        weights = [i for i in matrices if self._is_weight(inputs[i]) and i == matrices[-1]]
+        return weights[0] if len(weights) == 1 and len(matrices) > 1 else None
+
+    def _root(self, buffer: int) -> int:
+        return self._origin.get(buffer, buffer)
+
+    def _embedding(self, table: int, tensor: Tensor) -> None:
+        root = self._root(table)
+        if tensor.shape[0] % self._ranks == 0 and self._is_weight(table):
+            self._done.place.setdefault(root, whole(tensor, Dim(0, tensor.shape[0])))
+        else:
+            self._done.whole_vocabularies += 1
+
+    def _product(self, position: int, op: int, weight: int) -> None:
+        """Divides a product's weight by columns, if it has a partner."""
+        signature, inputs = self._signature(op), self._graph.inputs(op)
+        root, tensor = self._root(inputs[weight]), signature.inputs[weight]
+        if isinstance(self._done.place.get(root), Shard) and "embedding" not in self._graph.buffers[root].name:
+            return  # already the partner of another one, or shared
+        result = signature.outputs[0]
+        refused = 0
+        for columns in self._candidates(position, result):
+            probe = _Probe(self, {self._graph.outputs(op)[0]: whole(result, columns)})
+            try:
+                found = probe.run(self._forward[position + 1 : position + _FARTHEST])
+            except NotDivisibleError as error:
+                refused = refused or error.size
+                continue
+            if found:
+                last = len(tensor.shape) - 1
+                self._done.place[root] = whole(tensor, Dim(last, columns.count, columns.inner))
+                if weight > 1 and self._is_weight(inputs[0]) and len(signature.inputs[0].shape) == 1:  # addmm's bias
+                    self._done.place[self._root(inputs[0])] = whole(signature.inputs[0], Dim(0, columns.count, columns.inner))
+                self._done.place |= probe.weights
+                self._done.columns += 1
+                self._done.rows += found == "rows"
+                return
+        if refused:
+            self._done.refused[self._graph.modules[self._graph.module[op]]] = refused
+
+    def _candidates(self, position: int, result: Tensor) -> Iterator[Dim]:
+        """Ways to divide a product's columns: evenly, or by heads inside the parts into which the next views take it."""
+        last, size = len(result.shape) - 1, result.shape[-1]
+        yield Dim(last, size)
+        seen_before = {size}
+        buffer = self._graph.outputs(self._forward[position])[0]
+        for op in self._forward[position + 1 : position + 16]:
+            signature = self._signature(op)
+            if not signature.view or buffer not in self._graph.outputs(op):
+                continue
+            for tensor in signature.outputs:
+                for extent, stride in zip(tensor.shape, tensor.stride or (), strict=False):
+                    inside = stride * extent <= size and size % max(1, stride * extent) == 0
+                    if extent > 1 and inside and extent not in seen_before and extent % self._ranks == 0:
+                        seen_before.add(extent)
+                        yield Dim(last, extent, stride)
+
+    def _states(self, signature: Signature, inputs: list[int]) -> None:
+        """Optimizer state is divided as its weight: in lists, it stands in the weight's place."""
+        buffers, place = self._graph.buffers, self._done.place
+        count = sum(buffers[b].role is Role.WEIGHTS for b in inputs if b >= 0)
+        if count < 1 or len(inputs) < 2 * count:
+            return
+        weights = [(i, b) for i, b in enumerate(inputs) if b >= 0 and buffers[b].role is Role.WEIGHTS]
+        for at, weight in weights:
+            if weight not in place:
+                continue
+            for j in range(at % count, len(inputs), count):
+                if signature.inputs[j].shape == signature.inputs[at].shape and inputs[j] >= 0:
+                    place.setdefault(inputs[j], place[weight])
+
+    def free(self, buffer: int) -> bool:
+        """Whether a tensor that is not divided could be: it comes from a product of the same kind, or is a weight."""
+        return buffer in self._free or self._is_weight(buffer)
+
+
+class _Probe:
+    """Follows what a divided product makes until its partner."""
+
+    def __init__(self, assigner: _Assigner, place: dict[int, Shard | Partial]) -> None:
+        self._assigner = assigner
+        self._graph, self._ranks = assigner._graph, assigner._ranks
+        self._place = place
+        self._also: set[int] = set()  # would be divided beside it
+        self.weights: dict[int, Shard | Partial] = {}
+
+    def run(self, ops: list[int]) -> str:
+        """'rows': a partner was found; 'loss': the columns are a vocabulary's classes; '': neither.
+
+        Raises:
+            NotDivisibleError: a dimension on the way cannot be divided.
+        """
+        for op in ops:
+            signature, inputs = self._assigner._signature(op), self._graph.inputs(op)
+            if not any(b in self._place for b in inputs):
+                self._beside(signature, inputs, op)
+                continue
+            if signature.view:
+                self._checked(signature, op)
+                if not any(self._seen(b, t) for b, t in zip(self._graph.outputs(op), signature.outputs, strict=True)):
+                    return ""
+                continue
+            found = self._operator(signature, inputs, op)
+            if found is not None:
+                return found
+        return ""
+
+    def _seen(self, buffer: int, tensor: Tensor) -> Dim | None:
+        shard = self._place.get(buffer)
+        return seen(tensor, shard) if isinstance(shard, Shard) else None
+
+    def _checked(self, signature: Signature, op: int) -> None:
+        for buffer, tensor in zip(self._graph.outputs(op), signature.outputs, strict=True):
+            dim = self._seen(buffer, tensor)
+            if dim is not None:
+                part(tensor, dim, self._ranks)
+
+    def _beside(self, signature: Signature, inputs: list[int], op: int) -> None:
+        """A product or element-wise work on other columns, which would be divided in the same way."""
+        is_product = self._assigner._weight(signature, inputs) is not None
+        if signature.view or is_product or all(b in self._also for b in inputs[:1]):
+            if is_product or any(b in self._also for b in inputs):
+                self._also.update(self._graph.outputs(op))
+
+    def _operator(self, signature: Signature, inputs: list[int], op: int) -> str | None:
+        """None: goes on."""
+        given = tuple(self._seen(b, t) for b, t in zip(inputs, signature.inputs, strict=True))
+        rule = passed(signature, given)
+        if rule.small:
+            return "loss" if "_log_softmax" in signature.name else ""
+        weight = self._assigner._weight(signature, inputs)
+        if PARTIAL in rule.outputs:
+            if weight is None or given[weight] is not None or not self._takes(signature, inputs, rule.inputs):
+                return ""
+            return "rows"
+        for buffer, had, wants in zip(inputs, given, rule.inputs, strict=True):
+            if had is not None and wants is None:
+                return ""
+            if had is None and wants is not None and not (buffer in self._also or self._assigner.free(buffer)):
+                return ""
+        if weight is not None or not self._takes(signature, inputs, rule.inputs) or not rule.known:
+            return ""
+        for buffer, tensor, dim in zip(self._graph.outputs(op), signature.outputs, rule.outputs, strict=True):
+            if isinstance(dim, Dim):
+                part(tensor, dim, self._ranks)
+                self._place[buffer] = whole(tensor, dim)
+        return None
+
+    def _takes(self, signature: Signature, inputs: list[int], wanted: "tuple[Dim | Partial | None, ...]") -> bool:
+        """Divides the weights that an operator needs in parts."""
+        for buffer, tensor, dim in zip(inputs, signature.inputs, wanted, strict=True):
+            if isinstance(dim, Dim) and buffer not in self._place and self._assigner._is_weight(buffer):
+                part(tensor, dim, self._ranks)
+                self.weights[self._assigner._root(buffer)] = whole(tensor, dim)
+        return True

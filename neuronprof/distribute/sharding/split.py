@@ -1,0 +1,92 @@
+"""Micro-batches and context parallelism: the batch or the sequence is divided, weights are not."""
+
+from collections import Counter
+
+from neuronprof.distribute.sharding.placement import NotDivisibleError, Partial, Shard
+from neuronprof.distribute.sharding.spread import Spread
+from neuronprof.errors import NeuronprofError
+from neuronprof.graph.groups import Mesh
+from neuronprof.graph.ir import Graph
+from neuronprof.terms import Role
+
+_DATA = (Role.INPUTS,)
+
+
+def split_batch(graph: Graph, parts: int) -> Graph:
+    """The same step with 1/parts of the batch; weights, their gradients and the optimizer stay as they are.
+
+    Raises:
+        NeuronprofError: the batch cannot be cut so.
+    """
+    if parts == 1:
+        return graph
+    size = _common_size(graph, 0)
+    if not size or size % parts:
+        raise NeuronprofError(
+            f"{parts} micro-batches cannot be cut from the script's batch of {size or 1}; give it a batch that is a multiple of {parts}, "
+            "or fewer --microbatches."
+        )
+    try:
+        return Spread(graph, parts, None, _seeds(graph, 0, size)).run()
+    except NotDivisibleError as error:
+        raise NeuronprofError(f"The batch of {size} cannot be cut into {parts} micro-batches: {error}.") from error
+
+
+def shard_context(graph: Graph, mesh: Mesh) -> tuple[Graph, dict[str, int]]:
+    """The graph of one rank that has its part of every sequence; gradients of weights stay sums over the ranks.
+
+    Raises:
+        NeuronprofError: the sequence cannot be divided.
+    """
+    ranks = mesh.size("cp")
+    if ranks == 1:
+        return graph, {}
+    length = sequence_length(graph)
+    if not length or length % ranks:
+        raise NeuronprofError(
+            f"--cp {ranks} cannot divide the sequence of {length or 1} positions; choose a divisor of it."
+        )
+    spread = Spread(graph, ranks, mesh.group("cp"), _seeds(graph, 1, length), leaves_sums=True)
+    try:
+        return spread.run(), spread.notes
+    except NotDivisibleError as error:
+        raise NeuronprofError(f"--cp {ranks} cannot divide the sequence of {length} positions: {error}.") from error
+
+
+def _inputs(graph: Graph) -> dict[int, tuple[int, ...]]:
+    """The step's input data: buffer to the largest shape in which it is seen."""
+    found: dict[int, tuple[int, ...]] = {}
+    for op in range(len(graph)):
+        signature = graph.signatures[graph.signature[op]]
+        operands = graph.inputs(op) + graph.outputs(op)
+        for buffer, tensor in zip(operands, (*signature.inputs, *signature.outputs), strict=True):
+            if buffer >= 0 and graph.buffers[buffer].role in _DATA and tensor.shape and tensor.numel > 1:
+                if len(tensor.shape) > len(found.get(buffer, ())) or tensor.shape > found.get(buffer, ()):
+                    found.setdefault(buffer, tensor.shape)
+    return found
+
+
+def _common_size(graph: Graph, index: int) -> int:
+    sizes = Counter(shape[index] for shape in _inputs(graph).values() if len(shape) > index)
+    return sizes.most_common(1)[0][0] if sizes else 0
+
+
+def sequence_length(graph: Graph) -> int:
+    """Positions that the model sees: of what its first embedding looks up, else of its input."""
+    for op in range(len(graph)):
+        signature = graph.signatures[graph.signature[op]]
+        if "embedding" in signature.name and len(signature.inputs) > 1 and len(signature.inputs[1].shape) == 2:
+            return signature.inputs[1].shape[1]
+    return _common_size(graph, 1)
+
+
+def _seeds(graph: Graph, index: int, size: int) -> dict[int, Shard | Partial]:
+    """Input data that has the dimension `index`, of at least `size`, divided."""
+    seeds: dict[int, Shard | Partial] = {}
+    for buffer, shape in _inputs(graph).items():
+        if len(shape) > index and size <= shape[index] <= size + 1:
+            stride = 1
+            for extent in shape[index + 1 :]:
+                stride *= extent
+            seeds[buffer] = Shard(stride, size)
+    return seeds

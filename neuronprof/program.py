@@ -106,6 +106,7 @@ class Program:
     dtypes: tuple[str, ...]
     collectives: dict[int, CollectiveCall] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a cost rule, with their count
+    operators: int = 0  # of the graph that was compiled
 
     def __len__(self) -> int:
         return len(self.opcode)

@@ -13,6 +13,11 @@ from neuronprof.simulate.cluster import Cluster
 from neuronprof.simulate.job import Job
 from neuronprof.terms import Collective, Phase, Role
 
+
+def replicas(count):
+    return ReplicaGroup("dp", ((count, 1),))
+
+
 MIB = 2**20
 
 
@@ -39,13 +44,13 @@ def names(graph):
 
 def test_one_rank_leaves_the_graph_as_it_is():
     graph, _ = backward()
-    assert data_parallel(graph, 1, MIB) is graph
+    assert data_parallel(graph, replicas(1), MIB) is graph
 
 
 def test_each_bucket_is_sent_as_soon_as_it_is_full():
     # The first bucket holds 1 MiB, the others 2 MiB: layer 2 alone, then layers 1 and 0.
     graph, grads = backward()
-    out = data_parallel(graph, 8, 2 * MIB)
+    out = data_parallel(graph, replicas(8), 2 * MIB)
     assert names(out) == ["mm", "allreduce_", "mm", "mm", "allreduce_", "add_", "add_", "add_"]
     assert out.collectives == {
         1: CollectiveCall(Collective.ALL_REDUCE, MIB, ReplicaGroup("dp", ((8, 1),)), stream=2),
@@ -58,7 +63,7 @@ def test_each_bucket_is_sent_as_soon_as_it_is_full():
 
 def test_with_gradient_accumulation_only_the_last_micro_batch_sends():
     graph, _ = backward(layers=2, micro_batches=3)
-    out = data_parallel(graph, 4, MIB)
+    out = data_parallel(graph, replicas(4), MIB)
     assert names(out) == ["mm", "mm", "add_", "add_", "add_", "allreduce_", "add_", "allreduce_", "add_", "add_"]
 
 
@@ -73,7 +78,7 @@ def test_two_optimizers_each_get_their_gradients_reduced():
     g.op("aten.add_.Tensor", [grads[0], x], [grads[0]], phase=Phase.BACKWARD, mutates=[0])
     g.op("aten.mm.default", [x, x], [grads[1]], phase=Phase.BACKWARD)
     g.op("aten.add_.Tensor", [weights[1], grads[1]], [weights[1]], phase=Phase.OPTIMIZER, mutates=[0])
-    out = data_parallel(g.graph(), 4, 8 * MIB)
+    out = data_parallel(g.graph(), replicas(4), 8 * MIB)
     assert names(out) == ["mm", "allreduce_", "add_", "add_", "mm", "allreduce_", "add_"]
     assert [out.inputs(op) for op in out.collectives] == [[grads[0]], [grads[1]]]
 
@@ -86,19 +91,19 @@ def test_gradients_are_reduced_before_they_are_clipped():
     g.op("aten.mm.default", [x, x], [grad], phase=Phase.BACKWARD)
     g.op("aten.linalg_vector_norm.default", [grad], [norm], phase=Phase.OTHER)
     g.op("aten.add_.Tensor", [weight, grad], [weight], phase=Phase.OPTIMIZER, mutates=[0])
-    assert names(data_parallel(g.graph(), 4, MIB)) == ["mm", "allreduce_", "linalg_vector_norm", "add_"]
+    assert names(data_parallel(g.graph(), replicas(4), MIB)) == ["mm", "allreduce_", "linalg_vector_norm", "add_"]
 
 
 def test_without_an_optimizer_in_the_step_all_gradients_are_sent():
     g = toys.GraphBuilder()
     x, grad = g.tensor(512, 512, role=Role.INPUTS), g.tensor(512, 512, role=Role.GRADIENTS)
     g.op("aten.mm.default", [x, x], [grad], phase=Phase.BACKWARD)
-    assert names(data_parallel(g.graph(), 4, MIB)) == ["mm", "allreduce_"]
+    assert names(data_parallel(g.graph(), replicas(4), MIB)) == ["mm", "allreduce_"]
 
 
 def test_the_other_columns_keep_their_operators():
     graph, grads = backward()
-    out = data_parallel(graph, 8, 2 * MIB)
+    out = data_parallel(graph, replicas(8), 2 * MIB)
     assert [out.inputs(op)[-1] for op in (5, 6, 7)] == grads  # the optimizer's gradients
     assert (out.operand_ptr[-1], len(out.phase)) == (len(out.operands), 8)
 
@@ -106,7 +111,7 @@ def test_the_other_columns_keep_their_operators():
 def test_the_optimizer_waits_for_its_all_reduce_and_backward_does_not():
     graph, _ = backward()
     job = Job(toys.chip(), 1, 8)
-    program = compile_graph(data_parallel(graph, 8, 2 * MIB), job.chip, 1)
+    program = compile_graph(data_parallel(graph, replicas(8), 2 * MIB), job.chip, 1)
     run = Cluster(job).run([program])
     timing = run.timing(0)
     reduce_end = timing.end[program.opcode == Opcode.COLLECTIVE]
@@ -121,5 +126,5 @@ def test_the_optimizer_waits_for_its_all_reduce_and_backward_does_not():
 
 def test_nonsense_is_one_sentence():
     graph, _ = backward()
-    with pytest.raises(NeuronprofError, match="at least 1 rank"):
-        data_parallel(graph, 0, MIB)
+    with pytest.raises(NeuronprofError, match="at least 1 byte"):
+        data_parallel(graph, replicas(2), 0)

@@ -11,6 +11,7 @@ from neuronprof.compile.lower import compile_graph
 from neuronprof.compile.memory import peak_levels
 from neuronprof.distribute.data_parallel import data_parallel
 from neuronprof.graph.flops import segment_work
+from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ops import work
 from neuronprof.hardware.load import load_chip
 from neuronprof.program import DMA_OPCODES, Opcode, Queue
@@ -93,7 +94,9 @@ def record(tmp_path_factory):
 def ran(recording, chip="trainium2", ranks=1, step=0):
     chip = load_chip(chip) if isinstance(chip, str) else chip
     segment = [s for s in recording.segments if s.kind == "step"][step]
-    graph = data_parallel(recording.graph.slice(segment.start, segment.stop), ranks, 1 << 20)
+    graph = data_parallel(
+        recording.graph.slice(segment.start, segment.stop), ReplicaGroup("dp", ((ranks, 1),)), 1 << 20
+    )
     program = compile_graph(graph, chip, 2)
     return Ran(graph, program, Cluster(Job(chip, 2, ranks)).run([program]))
 
@@ -221,7 +224,7 @@ def test_equal_steps_take_equal_times_and_equal_jobs_write_equal_bytes(record, t
     recording = record()
     job = Job(load_chip("trainium2"), 2, 1)
     options = pipeline.Options(output=tmp_path / "t.parquet", quiet=True)
-    first, second = (pipeline.write_trace(recording, job, replace(options, output=tmp_path / n)) for n in ("a", "b"))
+    first, second = (written.write_trace(recording, job, replace(options, output=tmp_path / n)) for n in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
     events = pd.read_parquet(first)
     spans = events[events["engine"] == "tensor"].groupby("step", observed=True)["duration_ns"].agg(["sum", "count"])

@@ -158,7 +158,7 @@ def test_a_model_that_does_not_fit_leaves_no_file(tmp_path):
     ("choice", "sentence"),
     [
         ({"lnc": 3}, "--lnc 3 does not divide"),
-        ({"dp": 0}, "not a number of ranks"),
+        ({"dp": 0}, "not a number of parts"),
         ({"chip": "trainium9"}, "There is no chip"),
         ({"dp": 10**9}, "more than"),
     ],

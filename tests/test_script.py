@@ -295,8 +295,3 @@ mp.spawn(worker, args=('rank',), nprocs=1)
     )
     assert capsys.readouterr().out == "rank 0 1\n"
     assert len(steps(outcome)) == 1
-
-
-def test_several_processes_are_refused(run):
-    with pytest.raises(NeuronprofError, match="starts 4 processes, and this version records one"):
-        run("import torch.multiprocessing as mp\nmp.spawn(print, nprocs=4)")

@@ -1,12 +1,15 @@
 """Assemble: from the tape to a Recording of the kept steps."""
 
+from dataclasses import replace
 from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 
 from neuronprof.capture import segments
 from neuronprof.capture.attribution import EVALUATION, FORWARD, OTHER
 from neuronprof.capture.dataflow import Dataflow
+from neuronprof.capture.distributed.groups import Book
 from neuronprof.capture.recorder import Recorder
 from neuronprof.capture.tape import Tape
 from neuronprof.errors import NeuronprofError
@@ -16,8 +19,18 @@ from neuronprof.terms import Role
 _STAYS = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 
 
+class Engine(Protocol):
+    """What this needs of an engine."""
+
+    values: str
+    notes: dict[str, int]
+
+    def note(self, key: str, count: int = 1) -> None:
+        """Counts a softening."""
+
+
 def assemble(
-    tape: Tape, keep: tuple[int, int], values: str, notes: dict[str, int], run: tuple[str, tuple[str, ...]]
+    tape: Tape, book: Book, keep: tuple[int, int], engine: Engine, run: tuple[str, tuple[str, ...]]
 ) -> Recording:
     """The Recording of keep = (steps, warm-up steps); run = (script, argv).
 
@@ -43,8 +56,12 @@ def assemble(
     gone = _host_operators(tape, flow, first, last)
     places = [0, *accumulate(0 if op in gone else 1 for op in range(first, last))]
     graph = _graph(tape, flow, (first, last), places, gone)
+    called = {places[op - first]: c for op, c in tape.calls.items() if first <= op < last and op not in gone}
+    graph = replace(graph, collectives=book.calls(called, engine.note))
     made = tuple(Segment(kind, n, places[a - first], places[b - first]) for kind, n, (a, b) in spans)
-    return Recording(graph, made, values, tape.roles.parameters, dict(notes), *run)
+    axes = book.axes(graph.collectives.values())
+    notes = dict(engine.notes)
+    return Recording(graph, made, engine.values, tape.roles.parameters, notes, *run, world=book.world, axes=axes)
 
 
 def _host_operators(tape: Tape, flow: Dataflow, first: int, last: int) -> set[int]:

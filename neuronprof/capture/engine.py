@@ -11,6 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from neuronprof.capture import placement, simtensor
 from neuronprof.capture.assemble import assemble
 from neuronprof.capture.budget import Budget
+from neuronprof.capture.distributed import sharded
+from neuronprof.capture.distributed.collectives import Collectives
+from neuronprof.capture.distributed.groups import Call as Message
+from neuronprof.capture.distributed.messages import FORMS, WRITTEN
 from neuronprof.capture.hooks import Hooks
 from neuronprof.capture.plans import SMALL, Asked, Plan
 from neuronprof.capture.policy import Policy, doubtful
@@ -60,6 +64,7 @@ class Engine(TorchDispatchMode):
         self.tape = Tape(self._call, self.note)
         self._budget = Budget(notice) if values == "auto" else None
         self._policy = Policy(self.note)
+        self.collectives = Collectives(self)
         self._operators: dict[Any, Operator] = {}
         self._entries: dict[tuple[Any, ...], Entry] = {}
         self._in_place: dict[tuple[Any, ...], Plan] = {}
@@ -125,7 +130,7 @@ class Engine(TorchDispatchMode):
             NeuronprofError: no step was found.
         """
         self.tape.stop()
-        return assemble(self.tape, (steps, warmup), self.values, self.notes, (script, argv))
+        return assemble(self.tape, self.collectives.book, (steps, warmup), self, (script, argv))
 
     # --- the mode
 
@@ -190,6 +195,13 @@ class Engine(TorchDispatchMode):
         """
         return self._run(func, args, {}, self.values == "none" or any(type(t) is Sim for t in tensors_in(args)))
 
+    def joined(self, world: int) -> None:
+        """The script joined a process group: of several ranks only one has data, so that only its shapes are worth computing."""
+        if world > 1 and self._budget is not None:
+            self._budget = None
+            self.values = "none"
+            self._entries.clear()
+
     @contextmanager
     def on_host(self) -> Iterator[None]:
         """What runs inside is not recorded."""
@@ -200,12 +212,12 @@ class Engine(TorchDispatchMode):
             self.tape.host_ends()
 
     def _execute(self, func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:
-        operator = self._operators.get(func)
-        if operator is None:
-            operator = self._operators[func] = Operator(func)
-        if operator.composite:
+        operator = self._operators.get(func) or self._operator(func)
+        if operator.collective:
+            return self.collectives.execute(func, operator, args, simulated)
+        if operator.parts is not None:
             with self._reentered():  # its parts are the operators; and a kernel among them must not meet a Sim
-                out = func.decompose(*args, **kwargs)
+                out = operator.parts(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         if operator.hidden:
@@ -219,6 +231,24 @@ class Engine(TorchDispatchMode):
         if placement.in_use() is not None and not operator.view:
             placement.inherit(args, out)
         return out
+
+    def _operator(self, func: Any) -> Operator:
+        operator = self._operators[func] = Operator(func)
+        operator.collective = operator.name in FORMS
+        operator.parts = operator.parts or sharded.parts(operator)
+        operator.written = WRITTEN.get(operator.name, operator.written)
+        return operator
+
+    def record(self, func: Any, args: tuple[Any, ...], out: Any, call: Message) -> None:
+        """Appends a collective that was executed: an operator with the group that it communicates in."""
+        tape = self.tape
+        if not (tape.recording or tape.starts(args)):
+            return
+        key, operands = self._call.key(func, args, {})
+        operator = self._operators.get(func) or self._operator(func)
+        entry = self._entries.setdefault((*key, "collective"), Entry())
+        tape.calls[len(tape.recorder)] = call
+        tape.record(entry, (operator, args, {}), operands, out, _sequence() - 1)
 
     @contextmanager
     def _reentered(self) -> Iterator[None]:

@@ -27,7 +27,8 @@ class CaptureOptions:
 
     values: 'auto', 'real' or 'none'. steps: how many to record (None: the default, and the script runs on to its own end).
     warmup: steps before the first recorded one. stop: end the script after the last recorded step (None: only where steps
-    is given). module: the script is the name of a module, as in `python -m`.
+    is given). module: the script is the name of a module, as in `python -m`. world_size, rank: ranks of the job and which of
+    them is recorded (None: as the script or the environment of its launcher says).
     """
 
     values: str = "auto"
@@ -35,6 +36,8 @@ class CaptureOptions:
     warmup: int = DEFAULT_WARMUP
     stop: bool | None = None
     module: bool = False
+    world_size: int | None = None
+    rank: int = 0
 
     @property
     def steps_to_record(self) -> int:
@@ -85,7 +88,7 @@ def record_script(script: str, argv: list[str], options: CaptureOptions) -> Outc
     engine.stop_after = options.warmup + options.steps_to_record
     engine.on_complete = _on_complete(options)
     ending = _Ending()
-    with _simulated_machine(engine), _sigterm_raises():
+    with _simulated_machine(engine, options), _sigterm_raises():
         mainmodule.run(program, argv, ending.of)
     recording = _finished(engine, program.name, argv, options, ending)
     return Outcome(recording, ending.exit_code, ending.ended_by)
@@ -117,14 +120,15 @@ def _on_complete(options: CaptureOptions) -> Callable[[], None]:
 
 
 @contextmanager
-def _simulated_machine(engine: "Engine") -> Iterator[None]:
+def _simulated_machine(engine: "Engine", options: CaptureOptions) -> Iterator[None]:
     """Everything that makes this process look like a machine with Trainium4, undone at the end."""
     from neuronprof.capture import accelerators, devices, flex, mixedprecision, processes, shims, soften, threads
 
     with ExitStack() as stack:
         patches = stack.enter_context(Patches())
-        for part in (devices, accelerators, mixedprecision, processes, soften, flex, threads):
+        for part in (devices, accelerators, mixedprecision, soften, flex, threads):
             part.install(patches)
+        processes.install(patches, engine, options.world_size, options.rank)
         stack.enter_context(shims.importable())
         stack.enter_context(engine)
         yield

@@ -1,5 +1,6 @@
 """Operators, the layouts of their operands, and the keys under which equal calls are found again."""
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -34,13 +35,25 @@ class Layout:
 class Operator:
     """What a function of the dispatcher does to its arguments, from its schema."""
 
-    __slots__ = ("composite", "dynamic", "hidden", "in_place", "name", "namespace", "view", "view_in_place", "written")
+    __slots__ = (
+        "collective",
+        "dynamic",
+        "hidden",
+        "in_place",
+        "name",
+        "namespace",
+        "parts",
+        "view",
+        "view_in_place",
+        "written",
+    )
 
     def __init__(self, func: Any) -> None:
         self.namespace = getattr(func, "namespace", "higher_order")
         self.name = str(func) if "." in str(func) else f"{self.namespace}.{func}"
         self.hidden = self.namespace == "profiler"
-        self.composite = self.view = self.view_in_place = self.dynamic = False
+        self.parts: Callable[..., Any] | None = None  # what it is made of, where that are operators of their own
+        self.collective = self.view = self.view_in_place = self.dynamic = False
         self.written: tuple[str | int, ...] = _RUNNING_STATISTICS.get(self.name, ())
         self.in_place = False
         if isinstance(func, torch._ops.OpOverload):
@@ -59,7 +72,8 @@ class Operator:
         returns = func._schema.returns
         self.in_place = any(written) and all(r.alias_info is not None and r.alias_info.is_write for r in returns)
         has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-        self.composite = has_kernel(func.name(), "CompositeImplicitAutograd") and not has_kernel(func.name(), "CPU")
+        if has_kernel(func.name(), "CompositeImplicitAutograd") and not has_kernel(func.name(), "CPU"):
+            self.parts = func.decompose
 
 
 class Call:

@@ -10,6 +10,7 @@ import torch
 
 from neuronprof.capture import placement
 from neuronprof.capture.attribution import BACKWARD, FORWARD, OPTIMIZER, OTHER, Attribution, in_backward, needs_gradient
+from neuronprof.capture.distributed.groups import Call as Message
 from neuronprof.capture.plans import Plan
 from neuronprof.capture.recorder import Recorder
 from neuronprof.capture.roles import Roles
@@ -73,6 +74,7 @@ class Tape:
         self.stop_after: int | None = None
         self.on_complete: Callable[[], None] | None = None
         self.signatures: list[Signature] = []
+        self.calls: dict[int, Message] = {}
         self.recorder = Recorder()
         self.attribution = Attribution()
         self.roles = Roles(self.recorder)

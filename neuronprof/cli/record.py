@@ -13,30 +13,41 @@ from neuronprof.errors import NeuronprofError
 if TYPE_CHECKING:
     from neuronprof import pipeline
 
+_Add = Callable[..., Any]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""
     parser.usage = "neuronprof record [options] train.py [script arguments]"
     parser.add_argument("-o", "--output", default="trace.parquet", help="the trace to write (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
+    parser.add_argument(
+        "--trace-ranks",
+        metavar="RANKS",
+        help="ranks to write in full: all, representatives, or numbers as 0,5,17-32 (default: all while they are few)",
+    )
     _add_machine(parser.add_argument_group("machine").add_argument)
-    _add_script(parser.add_argument_group("script").add_argument)
-    parser.add_argument("script", help="the training script, as you would give it to python")
+    add_script(parser.add_argument_group("script").add_argument)
+    _add_layout(parser.add_argument_group("layout of a script for one device").add_argument)
+    _add_faults(parser.add_argument_group("ranks that differ").add_argument)
+    parser.add_argument("script", help="the training script, as you would give it to python, or a torchrun line")
     parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
 
 
-def _add_machine(add: Callable[..., Any]) -> None:
+def _add_machine(add: _Add) -> None:
     add("--chip", default="trainium4", help="a chip of 'neuronprof chips', or a TOML file (default: %(default)s)")
     add("--lnc", type=int, help="physical NeuronCores in a logical one, which is one rank (default: the chip's)")
-    add("--dp", type=int, default=1, metavar="N", help="data-parallel ranks, each with the script's batch (default: 1)")
-    add("--bucket", default="25M", metavar="SIZE", help="gradient bucket of an all-reduce (default: %(default)s)")
-    add("--jitter", default="0", metavar="SHARE", help="vary each instruction of each rank by up to this, as 2%%")
-    add("--slow-chip", action="append", default=[], metavar="CHIP=X", help="a chip that computes X times slower")
-    add("--seed", type=int, default=0, help="of the jitter (default: 0)")
     add("--allow-oom", action="store_true", help="simulate a model that does not fit into HBM all the same")
+    add(
+        "--collective-algorithm",
+        metavar="NAME",
+        help="ring, mesh, rdh or hierarchical for all collectives (default: by size and group, as Neuron does)",
+    )
+    add("--oversubscription", type=float, default=1.0, metavar="X", help="of EFA between UltraServers (default: 1)")
 
 
-def _add_script(add: Callable[..., Any]) -> None:
+def add_script(add: _Add) -> None:
+    """Adds the options that say how a script is run."""
     add(
         "--values",
         choices=["real", "none", "auto"],
@@ -47,21 +58,69 @@ def _add_script(add: Callable[..., Any]) -> None:
     add("--steps", type=int, metavar="N", help="record N steps, then end the script (default: 3, and it runs on)")
     add("--warmup", type=int, default=1, metavar="N", help="steps to skip first, if more follow (default: %(default)s)")
     add("--run-on", action="store_true", help="with --steps: let the script run on to its end, unrecorded")
+    add("--world-size", type=int, metavar="N", help="ranks of a script that distributes itself, as torchrun sets it")
     add("-m", dest="module", action="store_true", help="the script is the name of a module, as for python -m")
+
+
+def _add_layout(add: _Add) -> None:
+    add("--dp", type=int, default=1, metavar="N", help="data-parallel ranks, each with the script's batch (default: 1)")
+    add("--tp", type=int, default=1, metavar="N", help="tensor-parallel ranks: weights by columns and rows")
+    add("--pp", type=int, default=1, metavar="N", help="pipeline stages: blocks of layers, balanced by cost")
+    add("--cp", type=int, default=1, metavar="N", help="context-parallel ranks: each has a part of the sequence")
+    add("--ep", type=int, default=1, metavar="N", help="expert-parallel ranks inside --dp: each has some experts")
+    add("--vp", type=int, default=1, metavar="N", help="virtual stages a pipeline rank, for --schedule interleaved")
+    add("--microbatches", type=int, default=1, metavar="N", help="parts into which a rank's batch is cut (default: 1)")
+    add("--zero", type=int, default=0, metavar="0-3", help="what --dp shards: 1 optimizer, 2 gradients, 3 weights too")
+    add("--sequence-parallel", action="store_true", help="with --tp: shard the sequence between the sharded products")
+    add("--schedule", default="1f1b", metavar="NAME", help="gpipe, 1f1b, interleaved or zero-bubble (default: 1f1b)")
+    add("--bucket", default="25M", metavar="SIZE", help="gradient bucket of an all-reduce (default: %(default)s)")
+
+
+def _add_faults(add: _Add) -> None:
+    add("--jitter", default="0", metavar="SHARE", help="vary each instruction of each rank by up to this, as 2%%")
+    add("--seed", type=int, default=0, help="of the jitter (default: 0)")
+    add("--slow-chip", action="append", default=[], metavar="CHIP=X", help="a chip that computes X times slower")
+    add(
+        "--throttle-core", action="append", default=[], metavar="RANK=X", help="a rank whose matmuls are X times slower"
+    )
+    add(
+        "--degrade-link", action="append", default=[], metavar="CHIP=X", help="a chip with X of its link bandwidth left"
+    )
+    add(
+        "--late-host",
+        action="append",
+        default=[],
+        metavar="HOST=TIME",
+        help="a host that begins each step late: 3=20ms",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Records, prints the summary, and returns the script's exit code."""
     from neuronprof import pipeline
 
-    options = _options(args)
-    result = pipeline.record(args.script, tuple(args.argv), options)
+    script, argv, chosen = _launched(args)
+    result = pipeline.record(script, argv, _options(args, chosen))
     if result.trace is not None:
         _report(result.trace, result.ended_by, args)
     return result.exit_code
 
 
-def _options(args: argparse.Namespace) -> "pipeline.Options":
+def _launched(args: argparse.Namespace) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    """Script, its arguments, and what a torchrun line says about them."""
+    from neuronprof.capture import launchline
+
+    line = None if args.module else launchline.parse([args.script, *args.argv])
+    if line is None:
+        return args.script, tuple(args.argv), {"world_size": args.world_size, "module": args.module}
+    if args.world_size not in (None, line.world_size):
+        raise NeuronprofError(
+            f"--world-size {args.world_size} and the launch line's {line.world_size} ranks disagree; give one of them."
+        )
+    return line.script, tuple(line.argv), {"world_size": line.world_size, "module": line.module}
+
+
+def _options(args: argparse.Namespace, chosen: dict[str, Any]) -> "pipeline.Options":
     from neuronprof import pipeline
 
     if args.steps is not None and args.steps < 1:
@@ -73,21 +132,18 @@ def _options(args: argparse.Namespace) -> "pipeline.Options":
         raise NeuronprofError(
             f"The folder {output.parent} for the trace does not exist; create it or choose another path with -o."
         )
+    same = ("trace_ranks", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed")
+    layout = ("dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "zero", "sequence_parallel", "schedule")
     return pipeline.Options(
         output=output,
-        chip=args.chip,
-        lnc=args.lnc,
-        dp=args.dp,
+        **{name: getattr(args, name) for name in (*same, *layout, "collective_algorithm", "oversubscription")},
         bucket_bytes=units.parse_size(args.bucket),
-        values=args.values,
-        steps=args.steps,
-        warmup=args.warmup,
-        run_on=args.run_on,
-        module=args.module,
-        allow_oom=args.allow_oom,
         jitter=_jitter(args.jitter),
-        slow_chips=dict(_slow_chip(text) for text in args.slow_chip),
-        seed=args.seed,
+        slow_chips=_numbered("--slow-chip", args.slow_chip, float, "17=1.3"),
+        throttled=_numbered("--throttle-core", args.throttle_core, float, "17=1.3"),
+        links=_numbered("--degrade-link", args.degrade_link, units.parse_fraction, "5=0.5"),
+        late_hosts=_numbered("--late-host", args.late_host, _seconds, "3=20ms"),
+        **chosen,
     )
 
 
@@ -98,15 +154,23 @@ def _jitter(text: str) -> float:
     return share
 
 
-def _slow_chip(text: str) -> tuple[int, float]:
-    chip, _, factor = text.partition("=")
-    try:
-        number, times = int(chip), float(factor)
-    except ValueError:
-        number, times = -1, 0.0
-    if number < 0 or times <= 0:
-        raise NeuronprofError(f"--slow-chip {text} is not CHIP=FACTOR; write it like 17=1.3.")
-    return number, times
+def _seconds(text: str) -> float:
+    return units.parse_time(text) / 1e9
+
+
+def _numbered(option: str, texts: list[str], read: Callable[[str], float], example: str) -> dict[int, float]:
+    """NUMBER=VALUE options as a dictionary."""
+    found = {}
+    for text in texts:
+        number, _, value = text.partition("=")
+        try:
+            key, amount = int(number), read(value)
+        except (ValueError, NeuronprofError):
+            key, amount = -1, 0.0
+        if key < 0 or amount <= 0:
+            raise NeuronprofError(f"{option} {text} cannot be read; write it like {example}.")
+        found[key] = amount
+    return found
 
 
 _CUT_SHORT = {"error": "failed", "interrupt": "was interrupted", "terminated": "was terminated"}

@@ -68,8 +68,8 @@ class ProgramBuilder:
         self._launch = self.add(Opcode.LAUNCH, Queue.HOST, op, (0, 0, 0, 0))
         self._launched.clear()
 
-    def finish(self, memory: list[tuple[int, int, int]], unknown: dict[str, int]) -> Program:
-        """The Program of all rows added so far; memory and unknown as Program has them."""
+    def finish(self, memory: list[tuple[int, int, int]], unknown: dict[str, int], operators: int = 0) -> Program:
+        """The Program of all rows added so far; memory, unknown and operators as Program has them."""
         opcode, operands = np.array(self.opcode, np.int8), np.array(self.operands, np.int64).reshape(-1, 4)
         return Program(
             opcode=opcode,
@@ -90,4 +90,5 @@ class ProgramBuilder:
             dtypes=tuple(self._dtypes),
             collectives=self.collectives,
             unknown=unknown,
+            operators=operators,
         )

@@ -37,7 +37,7 @@ def compile_graph(graph: Graph, chip: Chip, lnc: int) -> Program:
         if not works[sig].known:
             unknown[graph.signatures[sig].name] += count
     memory = levels.hbm_levels(graph, groups, plans, lowering.spans)
-    return lowering.builder.finish(memory, dict(unknown))
+    return lowering.builder.finish(memory, dict(unknown), len(graph))
 
 
 def _issued(call: CollectiveCall) -> tuple[Opcode, Queue]:

@@ -21,13 +21,12 @@ def peak_levels(program: Program) -> dict[str, int]:
     return {str(role): nbytes for role, nbytes in peak.items()}
 
 
-def check_fit(program: Program, capacity: int, chip: str) -> None:
-    """Refuses a program that needs more HBM than a rank has.
+def check_fit(levels: dict[str, int], capacity: int, chip: str) -> None:
+    """Refuses what needs more HBM than a rank has. levels: bytes of each category when it is fullest.
 
     Raises:
         NeuronprofError: by how much it does not fit, and what would make it fit.
     """
-    levels = peak_levels(program)
     need = sum(levels.values())
     if need <= capacity:
         return

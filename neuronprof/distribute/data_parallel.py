@@ -11,36 +11,34 @@ from neuronprof.terms import PHASES, Collective, Phase, Role
 
 # PyTorch's DistributedDataParallel sends a small first bucket, so that communication starts early.
 _FIRST_BUCKET = 1 << 20
-_Writes = dict[int, tuple[int, Tensor]]  # gradient buffer: operator that wrote it, and its layout
+Writes = dict[int, tuple[int, Tensor]]  # gradient buffer: operator that wrote it, and its layout
 _BACKWARD = (PHASES.index(Phase.BACKWARD), PHASES.index(Phase.RECOMPUTE))
 
 
-def data_parallel(graph: Graph, ranks: int, bucket_bytes: int) -> Graph:
-    """The graph of one of `ranks` replicas: gradients in buckets of up to bucket_bytes, each followed by its all-reduce.
+def data_parallel(graph: Graph, group: ReplicaGroup, bucket_bytes: int) -> Graph:
+    """The graph of one replica of a group: gradients in buckets of up to bucket_bytes, each followed by its all-reduce.
 
     A bucket is sent as soon as backward has written its last gradient for the last time before an optimizer takes it, in the order in
     which the gradients become ready; with gradient accumulation that is the last micro-batch. One rank leaves the graph as it is.
 
     Raises:
-        NeuronprofError: fewer than one rank, or buckets of no size.
+        NeuronprofError: buckets of no size.
     """
-    if ranks < 1 or bucket_bytes < 1:
-        raise NeuronprofError(
-            f"Data parallelism needs at least 1 rank and 1 byte a bucket, not {ranks} and {bucket_bytes}."
-        )
-    taken = _taken(graph) if ranks > 1 else []
-    buckets = [bucket for writes in taken for bucket in _buckets(writes, graph, bucket_bytes)]
-    return _insert(graph, buckets, ranks) if buckets else graph
+    if bucket_bytes < 1:
+        raise NeuronprofError(f"A gradient bucket needs at least 1 byte, not {bucket_bytes}.")
+    taken = taken_gradients(graph) if group.size > 1 else []
+    buckets = [bucket for writes in taken for bucket in in_buckets(writes, graph, bucket_bytes)]
+    return _insert(graph, buckets, group) if buckets else graph
 
 
-def _taken(graph: Graph) -> list[_Writes]:
+def taken_gradients(graph: Graph) -> list[Writes]:
     """The gradients that each optimizer takes, with the backward operator that wrote each last and its layout, in the order of these.
 
     What takes a gradient is the first operator after backward that has it as an operand: an optimizer's, or what unscales or clips
     before it. Gradients that nobody takes are sent only if nobody takes any.
     """
-    taken: list[_Writes] = []
-    pending: _Writes = {}
+    taken: list[Writes] = []
+    pending: Writes = {}
     between = True  # backward has run since gradients were last taken
     for op, phase in enumerate(graph.phase.tolist()):
         if phase in _BACKWARD:
@@ -65,7 +63,7 @@ def _written_gradients(graph: Graph, op: int) -> list[tuple[int, Tensor]]:
     return [(b, t) for b, t in written if b >= 0 and graph.buffers[b].role is Role.GRADIENTS]
 
 
-def _buckets(writes: _Writes, graph: Graph, bucket_bytes: int) -> list[tuple[int, list[int], list[Tensor]]]:
+def in_buckets(writes: Writes, graph: Graph, bucket_bytes: int) -> list[tuple[int, list[int], list[Tensor]]]:
     """(operator after which it is sent, buffers, layouts) of each bucket."""
     buckets: list[tuple[int, list[int], list[Tensor]]] = []
     limit, held = min(_FIRST_BUCKET, bucket_bytes), 0
@@ -85,22 +83,21 @@ def _flat(tensor: Tensor) -> Tensor:
     return Tensor(tensor.dtype, (tensor.numel,), (1,))
 
 
-def _insert(graph: Graph, buckets: list[tuple[int, list[int], list[Tensor]]], ranks: int) -> Graph:
+def _insert(graph: Graph, buckets: list[tuple[int, list[int], list[Tensor]]], group: ReplicaGroup) -> Graph:
     """The graph with an all-reduce after the operator that completes each bucket."""
     count = len(buckets)
     at = np.array([op + 1 for op, _, _ in buckets])
     new_index = np.arange(len(graph)) + np.searchsorted(at, np.arange(len(graph)), side="right")
     first_signature = len(graph.signatures)
     signatures = tuple(
-        Signature("c10d.allreduce_.default", tuple(t), tuple(t), ("dp",), tuple(range(len(t)))) for _, _, t in buckets
+        Signature("c10d.allreduce_.default", tuple(t), tuple(t), (group.axis,), tuple(range(len(t))))
+        for _, _, t in buckets
     )
     moved = {-1: -1, **dict(enumerate(new_index.tolist()))}
     collectives = {moved[op]: call for op, call in graph.collectives.items()}
     for number, (op, _, tensors) in enumerate(buckets):
         nbytes = sum(t.nbytes for t in tensors)
-        collectives[op + 1 + number] = CollectiveCall(
-            Collective.ALL_REDUCE, nbytes, ReplicaGroup("dp", ((ranks, 1),)), stream=2
-        )
+        collectives[op + 1 + number] = CollectiveCall(Collective.ALL_REDUCE, nbytes, group, stream=2)
     operand_counts = np.insert(np.diff(graph.operand_ptr), at, [2 * len(b) for _, b, _ in buckets])
     operands = np.insert(
         graph.operands,

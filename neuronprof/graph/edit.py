@@ -22,6 +22,7 @@ class GraphEditor:
     _signature: list[int] = field(default_factory=list)
     _counts: list[int] = field(default_factory=list)
     _operands: list[int] = field(default_factory=list)
+    _in_order: list[Signature] = field(default_factory=list)
     _moved: dict[int, int] = field(default_factory=lambda: {-1: -1})
     _dies_with: dict[int, int] = field(default_factory=dict)
 
@@ -54,9 +55,20 @@ class GraphEditor:
         self._dies_with[len(self.buffers) - 1] = dies_with
         return len(self.buffers) - 1
 
+    def rename_last(self, buffer: int, by: int) -> None:
+        """Lets the operator issued last make another buffer than it did."""
+        count = self._counts[-1]
+        outputs = count - len(self._in_order[self._signature[-1]].inputs)
+        for at in range(len(self._operands) - outputs, len(self._operands)):
+            if self._operands[at] == buffer:
+                self._operands[at] = by
+
     def _issue(self, signature: Signature, operands: list[int], like: int) -> int:
         self._like.append(like)
-        self._signature.append(self.signatures.setdefault(signature, len(self.signatures)))
+        if signature not in self.signatures:
+            self.signatures[signature] = len(self._in_order)
+            self._in_order.append(signature)
+        self._signature.append(self.signatures[signature])
         self._counts.append(len(operands))
         self._operands.extend(operands)
         return len(self._like) - 1
@@ -78,7 +90,7 @@ class GraphEditor:
         forward = [self._moved.get(f, -1) for f in graph.forward[like].tolist()]
         return replace(
             graph,
-            signatures=tuple(self.signatures),
+            signatures=tuple(self._in_order),
             signature=np.array(self._signature, np.int32),
             phase=graph.phase[like],
             module=graph.module[like],

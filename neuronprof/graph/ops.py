@@ -9,7 +9,9 @@ from neuronprof.graph.rules import RULES
 
 __all__ = ["Gemm", "OpKind", "Work", "work"]
 
-_COLLECTIVES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
+_COLLECTIVES = ("c10d", "_c10d_functional", "_c10d_functional_autograd", "_dtensor")
+# Collectives that start from what stands where they write.
+_REDUCES = ("allreduce", "all_reduce", "c10d.reduce_.", "broadcast")
 _COLLECTIVE = Rule(OpKind.COLLECTIVE)
 _UNKNOWN = Rule(OpKind.UNKNOWN, vector=1)
 _OVERWRITES = (OpKind.FILL, OpKind.RANDOM, OpKind.COPY)
@@ -123,7 +125,8 @@ def _reads(rule: Rule, name: str, overload: str, signature: Signature) -> tuple[
     if rule.kind is OpKind.FILL or (rule.kind is OpKind.RANDOM and not rule.vector):  # only the shapes are looked at
         return (0,) * len(signature.inputs)
     reads = [_stored(t) for t in signature.inputs]
-    if rule.kind in _OVERWRITES or "out" in overload:
+    received = rule.kind is OpKind.COLLECTIVE and not any(r in signature.name for r in _REDUCES)
+    if rule.kind in _OVERWRITES or "out" in overload or received:
         for i in signature.mutates:
             reads[i] = 0
     if rule.picks:

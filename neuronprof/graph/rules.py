@@ -267,7 +267,8 @@ ROWS: tuple[tuple[Rule, str], ...] = (
      "_use_cudnn_ctc_loss _make_dual _fw_primal _version _mkldnn_reshape _make_dep_token slice_inverse "
      "_sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_with_dims sparse_resize "
      "profiler._record_function_enter profiler._record_function_enter_new profiler._record_function_exit "
-     "_c10d_functional.wait_tensor _c10d_functional_autograd.wait_tensor"),
+     "_c10d_functional.wait_tensor _c10d_functional_autograd.wait_tensor _c10d_functional._wrap_tensor_autograd"),
+    (Rule(OpKind.COLLECTIVE), "neuronprof.permute_"),
     (Rule(OpKind.TRANSFER), "neuronprof.h2d neuronprof.d2h"),
 )  # fmt: skip
 

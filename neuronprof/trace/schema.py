@@ -70,6 +70,24 @@ ARROW = pa.schema(
 
 METADATA_KEY = b"neuronprof"  # JSON: run, machine, mesh, segments
 OPERATORS_KEY = b"neuronprof.operators"  # base64 of an Arrow IPC stream: the operators table
+RANKS_KEY = b"neuronprof.ranks"  # the same: the ranks table, where it is small; else RANKS_FILE beside the parts
+RANKS_FILE = "_ranks.parquet"  # readers of folders leave out names that begin with an underscore
+
+# What every rank of the job did in every step, also those whose events are not written. A row a rank, step and engine: busy_ns the time
+# that the engine worked; wait_peer_ns how long the rank waited for others in the step (on all engines together), end_ts when it was done.
+RANKS = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("rank", pa.int32()),
+        ("chip", pa.int32()),
+        ("core", pa.int16()),
+        ("stage", pa.int16()),
+        ("engine", pa.dictionary(pa.int32(), pa.string())),
+        ("busy_ns", pa.int64()),
+        ("wait_peer_ns", pa.int64()),
+        ("end_ts", pa.int64()),
+    ]
+)
 
 OPERATORS = pa.schema(
     [

@@ -40,6 +40,8 @@ _ENCODING = {
     "write_batch_size": 1 << 14,
 }
 
+_MOST_RANK_ROWS = 100_000  # in the footer; more stand in a file of their own
+
 
 class TraceWriter:
     """Streams events to `path`.
@@ -106,25 +108,36 @@ class TraceWriter:
         self._pending_rows += count
         self._rows += count
 
-    def close(self, metadata: Mapping[str, Any], operators: Mapping[str, Any] | None = None) -> Path:
+    def close(
+        self,
+        metadata: Mapping[str, Any],
+        operators: Mapping[str, Any] | None = None,
+        ranks: Mapping[str, Any] | None = None,
+    ) -> Path:
         """Writes what is left and gives the trace its name.
 
         Args:
             metadata: JSON values; schema_version is added.
             operators: a list or array a column of `schema.OPERATORS`.
+            ranks: the same of `schema.RANKS`; a large table stands in a file of its own, in a folder with the parts.
 
         Raises:
             NeuronprofError: the disk is full, or the name was taken meanwhile.
         """
-        self._write_part({"schema_version": schema.VERSION, **metadata}, operators)
+        totals = _table(ranks, schema.RANKS)
+        small = totals.num_rows <= _MOST_RANK_ROWS
+        self._write_part({"schema_version": schema.VERSION, **metadata}, operators, totals if small else None)
         self._finish_encoding()
+        if not small:
+            with _Writing(self.path):
+                pq.write_table(totals, self.partial / schema.RANKS_FILE, compression="zstd")
         self._closed = True
         with _Writing(self.path):
             replaced = self.path.with_name(self.path.name + ".replaced")
             _remove(replaced)
             if self.path.is_dir():
                 self.path.rename(replaced)
-            if self._parts == 1:
+            if self._parts == 1 and small:
                 self._part(0).replace(self.path)
                 self.partial.rmdir()
             else:
@@ -155,11 +168,14 @@ class TraceWriter:
     def _part(self, number: int) -> Path:
         return self.partial / f"part-{number:05d}.parquet"
 
-    def _write_part(self, metadata: Mapping[str, Any], operators: Mapping[str, Any] | None) -> None:
+    def _write_part(
+        self, metadata: Mapping[str, Any], operators: Mapping[str, Any] | None, ranks: pa.Table | None = None
+    ) -> None:
         """Sorts what is pending and hands it to the encoder, as soon as that is done with the part before."""
         extra = {
             schema.METADATA_KEY: json.dumps(metadata, allow_nan=False),
-            schema.OPERATORS_KEY: _operators(operators),
+            schema.OPERATORS_KEY: _stream(_table(operators, schema.OPERATORS)),
+            schema.RANKS_KEY: _stream(ranks if ranks is not None else schema.RANKS.empty_table()),
         }
         chips = [batch.table(self._pending.pop(chip), self._vocabularies) for chip in sorted(self._pending)]
         self._pending_rows = 0
@@ -203,14 +219,26 @@ class _Writing:
             ) from error
 
 
-def _operators(columns: Mapping[str, Any] | None) -> bytes:
-    """The operators table as base64 of a compressed Arrow IPC stream; missing columns are null."""
+def _table(columns: Mapping[str, Any] | None, shape: pa.Schema) -> pa.Table:
+    """Columns as a table of this schema; missing ones are null."""
     given = columns or {}
     rows = len(next(iter(given.values()))) if given else 0
-    arrays = [pa.array(given[f.name], f.type) if f.name in given else pa.nulls(rows, f.type) for f in schema.OPERATORS]
+    arrays = [_array(given[f.name], f.type) if f.name in given else pa.nulls(rows, f.type) for f in shape]
+    return pa.Table.from_arrays(arrays, schema=shape)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    """Values, for strings also as (codes, words)."""
+    if isinstance(values, tuple):
+        return pa.DictionaryArray.from_arrays(pa.array(values[0], pa.int32()), pa.array(values[1], pa.string()))
+    return pa.array(values, kind)
+
+
+def _stream(table: pa.Table) -> bytes:
+    """A table as base64 of a compressed Arrow IPC stream."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema.OPERATORS, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
-        stream.write_table(pa.Table.from_arrays(arrays, schema=schema.OPERATORS))
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
+        stream.write_table(table)
     return base64.b64encode(sink.getvalue())
 
 
@@ -221,7 +249,7 @@ def _refuse_foreign_folder(path: Path, *, empty: bool) -> None:
     names = [entry.name.removeprefix(".") for entry in path.iterdir()]
     if not (names or empty):
         raise NeuronprofError(f"{path} is a folder; write the trace to a file in it with -o {path / 'trace.parquet'}.")
-    if not all(name.startswith("part-") and name.endswith(".parquet") for name in names):
+    if not all((name.startswith("part-") and name.endswith(".parquet")) or name == schema.RANKS_FILE for name in names):
         raise NeuronprofError(f"{path} is a folder that holds other things than a trace; choose another path with -o.")
 
 

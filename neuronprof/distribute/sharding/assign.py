@@ -1,28 +1,31 @@
 """Tensor parallelism: finds the pairs of products whose weights can be divided by columns and by rows, from the graph alone.
 
 A product's weight is divided by columns if what it makes stays divided, through element-wise work, attention and views, until another
-product contracts it with a weight, which is then divided by rows (Megatron-LM's rule, Shoeybi et al. 2019). The vocabulary of embeddings and
-of the output layer is divided where it can be.
+product contracts it with a weight, which is then divided by rows (Megatron-LM's rule, Shoeybi et al. 2019). The vocabulary of embeddings
+and of the output layer is divided where it can be.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from neuronprof.distribute.sharding.placement import PARTIAL, Dim, NotDivisibleError, Partial, Shard, part, seen, whole
-from neuronprof.distribute.sharding.rules import passed
+from neuronprof.distribute.sharding.rules import Placements, passed
 from neuronprof.graph.ir import Graph, Signature, Tensor
 from neuronprof.graph.ops import OpKind, work
 from neuronprof.terms import PHASES, Phase, Role
 
 _FORWARD = PHASES.index(Phase.FORWARD)
-_OPTIMIZER = PHASES.index(Phase.OPTIMIZER)
 _FARTHEST = 300  # operators between a product and its partner
 _MATRIX = 2
+_WIDEST = 8  # a state has no fewer bytes than its weight but for the width of the type; a counter has far fewer
 
 
 @dataclass
 class Assignment:
-    """place: of each buffer that is divided; columns, rows: products of each kind; refused: module to the size that could not be divided."""
+    """place.
+
+    Of each buffer that is divided; columns, rows: products of each kind; refused: module to the size that could not be divided.
+    """
 
     place: dict[int, Shard | Partial] = field(default_factory=dict)
     columns: int = 0
@@ -59,9 +62,7 @@ class _Assigner:
                 self._product(position, op, weight)
                 self._free.update(outputs)
             self._trace(signature, inputs, outputs)
-        for op in range(len(self._graph)):
-            if self._graph.phase[op] == _OPTIMIZER:
-                self._states(self._signature(op), self._graph.inputs(op))
+        self._follow_names()
         return self._done
 
     def _signature(self, op: int) -> Signature:
@@ -69,9 +70,9 @@ class _Assigner:
 
     def _follow_copy(self, signature: Signature, inputs: list[int], outputs: list[int]) -> None:
         """Notes which buffers are copies of weights in another type."""
-        if len(inputs) == 1 and outputs and not signature.view and self._is_weight(inputs[0]):
-            if work(signature).kind is OpKind.COPY:
-                self._origin[outputs[0]] = self._origin.get(inputs[0], inputs[0])
+        copied = len(inputs) == 1 and bool(outputs) and not signature.view and self._is_weight(inputs[0])
+        if copied and work(signature).kind is OpKind.COPY:
+            self._origin[outputs[0]] = self._origin.get(inputs[0], inputs[0])
 
     def _trace(self, signature: Signature, inputs: list[int], outputs: list[int]) -> None:
         """Follows what element-wise work makes of products that could be divided."""
@@ -119,7 +120,9 @@ class _Assigner:
                 last = len(tensor.shape) - 1
                 self._done.place[root] = whole(tensor, Dim(last, columns.count, columns.inner))
                 if weight > 1 and self._is_weight(inputs[0]) and len(signature.inputs[0].shape) == 1:  # addmm's bias
-                    self._done.place[self._root(inputs[0])] = whole(signature.inputs[0], Dim(0, columns.count, columns.inner))
+                    self._done.place[self._root(inputs[0])] = whole(
+                        signature.inputs[0], Dim(0, columns.count, columns.inner)
+                    )
                 self._done.place |= probe.weights
                 self._done.columns += 1
                 self._done.rows += found == "rows"
@@ -144,19 +147,16 @@ class _Assigner:
                         seen_before.add(extent)
                         yield Dim(last, extent, stride)
 
-    def _states(self, signature: Signature, inputs: list[int]) -> None:
-        """Optimizer state is divided as its weight: in lists, it stands in the weight's place."""
-        buffers, place = self._graph.buffers, self._done.place
-        count = sum(buffers[b].role is Role.WEIGHTS for b in inputs if b >= 0)
-        if count < 1 or len(inputs) < 2 * count:
-            return
-        weights = [(i, b) for i, b in enumerate(inputs) if b >= 0 and buffers[b].role is Role.WEIGHTS]
-        for at, weight in weights:
-            if weight not in place:
+    def _follow_names(self) -> None:
+        """Gradients from before the step and optimizer state are divided as their weight, whose name they have."""
+        graph, place = self._graph, self._done.place
+        weights = {b.name: i for i, b in enumerate(graph.buffers) if b.role is Role.WEIGHTS and i in place}
+        for index, buffer in enumerate(graph.buffers):
+            if buffer.birth >= 0 or buffer.role not in (Role.GRADIENTS, Role.OPTIMIZER_STATE):
                 continue
-            for j in range(at % count, len(inputs), count):
-                if signature.inputs[j].shape == signature.inputs[at].shape and inputs[j] >= 0:
-                    place.setdefault(inputs[j], place[weight])
+            weight = weights.get(buffer.name, weights.get(buffer.name.rpartition(".")[0], -1))
+            if weight >= 0 and buffer.nbytes * _WIDEST >= graph.buffers[weight].nbytes:
+                place.setdefault(index, place[weight])
 
     def free(self, buffer: int) -> bool:
         """Whether a tensor that is not divided could be: it comes from a product of the same kind, or is a weight."""
@@ -207,9 +207,8 @@ class _Probe:
     def _beside(self, signature: Signature, inputs: list[int], op: int) -> None:
         """A product or element-wise work on other columns, which would be divided in the same way."""
         is_product = self._assigner._weight(signature, inputs) is not None
-        if signature.view or is_product or all(b in self._also for b in inputs[:1]):
-            if is_product or any(b in self._also for b in inputs):
-                self._also.update(self._graph.outputs(op))
+        if is_product or (inputs and inputs[0] in self._also):
+            self._also.update(self._graph.outputs(op))
 
     def _operator(self, signature: Signature, inputs: list[int], op: int) -> str | None:
         """None: goes on."""
@@ -219,26 +218,31 @@ class _Probe:
             return "loss" if "_log_softmax" in signature.name else ""
         weight = self._assigner._weight(signature, inputs)
         if PARTIAL in rule.outputs:
-            if weight is None or given[weight] is not None or not self._takes(signature, inputs, rule.inputs):
-                return ""
-            return "rows"
-        for buffer, had, wants in zip(inputs, given, rule.inputs, strict=True):
-            if had is not None and wants is None:
-                return ""
-            if had is None and wants is not None and not (buffer in self._also or self._assigner.free(buffer)):
-                return ""
-        if weight is not None or not self._takes(signature, inputs, rule.inputs) or not rule.known:
+            contracted = weight is not None and given[weight] is None
+            if contracted:
+                self._take(signature, inputs, rule.inputs)
+            return "rows" if contracted else ""
+        if weight is not None or not rule.known or not self._can(inputs, given, rule.inputs):
             return ""
+        self._take(signature, inputs, rule.inputs)
         for buffer, tensor, dim in zip(self._graph.outputs(op), signature.outputs, rule.outputs, strict=True):
             if isinstance(dim, Dim):
                 part(tensor, dim, self._ranks)
                 self._place[buffer] = whole(tensor, dim)
         return None
 
-    def _takes(self, signature: Signature, inputs: list[int], wanted: "tuple[Dim | Partial | None, ...]") -> bool:
+    def _can(self, inputs: list[int], given: Placements, wanted: Placements) -> bool:
+        """Whether an operator takes its operands as they are divided, or in parts where they could be divided."""
+        for buffer, had, wants in zip(inputs, given, wanted, strict=True):
+            if had is not None and wants is None:
+                return False
+            if had is None and wants is not None and not (buffer in self._also or self._assigner.free(buffer)):
+                return False
+        return True
+
+    def _take(self, signature: Signature, inputs: list[int], wanted: Placements) -> None:
         """Divides the weights that an operator needs in parts."""
         for buffer, tensor, dim in zip(inputs, signature.inputs, wanted, strict=True):
             if isinstance(dim, Dim) and buffer not in self._place and self._assigner._is_weight(buffer):
                 part(tensor, dim, self._ranks)
                 self.weights[self._assigner._root(buffer)] = whole(tensor, dim)
-        return True

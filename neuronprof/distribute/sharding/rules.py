@@ -12,14 +12,9 @@ Placements = tuple[Seen, ...]
 # Sums pass through these, because they are linear: numbers through all, tensors only through additions, so that several sums are resolved
 # together, as early as that, and in the type in which they were made.
 _ADDS = frozenset(["aten.add", "aten.add_"])
-_LINEAR = _ADDS | frozenset(
-    ["aten._to_copy", "aten.clone", "aten.copy_", "aten.sub", "aten.stack", "aten.cat", "aten.sum", "aten.mean"]
-    + ["aten.linalg_vector_norm", "aten.mul", "aten.div", "aten.mul_", "aten.div_", "aten.neg"]
-)
-_NORMALIZES = frozenset(
-    ["aten._softmax", "aten._log_softmax", "aten._softmax_backward_data", "aten._log_softmax_backward_data"]
-)
-_ROWWISE = ("layer_norm", "rms_norm", "group_norm")
+_LINEAR = {*_ADDS, "aten._to_copy", "aten.clone", "aten.copy_", "aten.sub", "aten.stack", "aten.cat", "aten.sum", "aten.mean",
+           "aten.linalg_vector_norm", "aten.mul", "aten.div", "aten.mul_", "aten.div_", "aten.neg"}  # fmt: skip
+_POINTWISE = (OpKind.ELEMENTWISE, OpKind.COPY, OpKind.FILL, OpKind.RANDOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +40,21 @@ def passed(signature: Signature, given: Placements, prefers: Dim | None = None) 
     if _stays_sum(name, signature, given):
         return Passed(given, (PARTIAL,) * len(signature.outputs))
     kind = work(signature).kind
-    resolved = tuple(
-        prefers if g is PARTIAL and _has(t, prefers) else None if g is PARTIAL else g
-        for g, t in zip(given, signature.inputs, strict=True)
-    )
     if kind is OpKind.GEMM and "convolution" not in name:
         return _matmul(signature, given)
-    if kind is OpKind.ATTENTION or "attention" in name:
-        return _attention(signature, resolved)
-    if "embedding" in name:
-        return _embedding(signature, resolved, name)
-    if name.startswith("aten.nll_loss"):
-        return _loss(signature, resolved, name)
-    if name in _NORMALIZES:
-        return _normalized(signature, resolved)
-    if any(word in name for word in _ROWWISE):
-        return _by_index(signature, resolved)
-    if name == "aten.cat":
-        return _cat(signature, resolved)
-    if kind is OpKind.REDUCTION:
-        return _reduced(signature, resolved, name)
-    if kind in (OpKind.ELEMENTWISE, OpKind.COPY, OpKind.FILL, OpKind.RANDOM) and _is_pointwise(signature):
-        return _pointwise(signature, resolved)
-    return _by_index(signature, resolved)
+    resolved = tuple(_resolved(g, t, prefers) for g, t in zip(given, signature.inputs, strict=True))
+    rule = next((rule for part, rule in _BY_NAME.items() if part in name), None)
+    if rule is None and kind is OpKind.REDUCTION:
+        rule = _reduced
+    elif rule is None and kind in _POINTWISE and _is_pointwise(signature):
+        rule = _pointwise
+    return (rule or _by_index)(signature, resolved)
+
+
+def _resolved(given: Seen, tensor: Tensor, prefers: Dim | None) -> Seen:
+    if given is not PARTIAL:
+        return given
+    return prefers if _has(tensor, prefers) else None
 
 
 def _has(tensor: Tensor, dim: Dim | None) -> bool:
@@ -81,7 +68,9 @@ def _stays_sum(name: str, signature: Signature, given: Placements) -> bool:
     largest = max(t.numel for t in signature.inputs)
     if largest <= 1:
         return name in _LINEAR
-    return name in _ADDS and all(g is PARTIAL for t, g in zip(signature.inputs, given, strict=True) if t.numel == largest)
+    return name in _ADDS and all(
+        g is PARTIAL for t, g in zip(signature.inputs, given, strict=True) if t.numel == largest
+    )
 
 
 def _is_pointwise(signature: Signature) -> bool:
@@ -221,9 +210,9 @@ def _attention(signature: Signature, given: Placements) -> Passed:
     return Passed(inputs, tuple(made(i, t) for i, t in enumerate(signature.outputs)))
 
 
-def _embedding(signature: Signature, given: Placements, name: str) -> Passed:
+def _embedding(signature: Signature, given: Placements) -> Passed:
     """A table and indices: a divided vocabulary makes sums; divided indices divide the result; its gradient sums over indices."""
-    if "backward" in name:
+    if "backward" in signature.name:
         gradient, indices = given[0], given[1]
         vocabulary = signature.outputs[0].shape[0]
         if isinstance(indices, Dim) or isinstance(gradient, Dim):
@@ -243,9 +232,9 @@ def _embedding(signature: Signature, given: Placements, name: str) -> Passed:
     return Passed(given, (width, *((None,) * (len(signature.outputs) - 1))))
 
 
-def _loss(signature: Signature, given: Placements, name: str) -> Passed:
+def _loss(signature: Signature, given: Placements) -> Passed:
     """Negative log-likelihood of (rows, classes): a mean over divided rows or classes is a sum; its gradient is divided as they are."""
-    at = 1 if "backward" in name else 0
+    at = 1 if "backward" in signature.name else 0
     scores, targets = given[at], given[at + 1]
     if isinstance(targets, Dim) and not isinstance(scores, Dim):
         scores = targets
@@ -277,7 +266,7 @@ def _cat(signature: Signature, given: Placements) -> Passed:
     return Passed(parts, (dim,))
 
 
-def _reduced(signature: Signature, given: Placements, name: str) -> Passed:
+def _reduced(signature: Signature, given: Placements) -> Passed:
     """Sums, means, norms and the like over some dimensions of the first operand."""
     dim, shape = given[0], signature.inputs[0].shape
     if not isinstance(dim, Dim):
@@ -323,3 +312,16 @@ def _listed(signature: Signature, given: Placements, name: str) -> Passed:
         ]
         outputs.append(alike[0] if alike else inputs[i] if i < len(inputs) else None)
     return Passed(inputs, tuple(outputs))
+
+
+# Rules of operators whose name says more than their kind.
+_BY_NAME = {
+    "attention": _attention,
+    "embedding": _embedding,
+    "nll_loss": _loss,
+    "softmax": _normalized,
+    "layer_norm": _by_index,
+    "rms_norm": _by_index,
+    "group_norm": _by_index,
+    "aten.cat": _cat,
+}

@@ -9,8 +9,6 @@ from neuronprof.graph.groups import Mesh
 from neuronprof.graph.ir import Graph
 from neuronprof.terms import Role
 
-_DATA = (Role.INPUTS,)
-
 
 def split_batch(graph: Graph, parts: int) -> Graph:
     """The same step with 1/parts of the batch; weights, their gradients and the optimizer stay as they are.
@@ -54,15 +52,14 @@ def shard_context(graph: Graph, mesh: Mesh) -> tuple[Graph, dict[str, int]]:
 
 
 def _inputs(graph: Graph) -> dict[int, tuple[int, ...]]:
-    """The step's input data: buffer to the largest shape in which it is seen."""
+    """The step's input data: buffer to the shape in which it is seen first."""
     found: dict[int, tuple[int, ...]] = {}
     for op in range(len(graph)):
         signature = graph.signatures[graph.signature[op]]
         operands = graph.inputs(op) + graph.outputs(op)
         for buffer, tensor in zip(operands, (*signature.inputs, *signature.outputs), strict=True):
-            if buffer >= 0 and graph.buffers[buffer].role in _DATA and tensor.shape and tensor.numel > 1:
-                if len(tensor.shape) > len(found.get(buffer, ())) or tensor.shape > found.get(buffer, ()):
-                    found.setdefault(buffer, tensor.shape)
+            if buffer >= 0 and graph.buffers[buffer].role is Role.INPUTS and tensor.shape and tensor.numel > 1:
+                found.setdefault(buffer, tensor.shape)
     return found
 
 

@@ -10,16 +10,14 @@ from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall, Graph, Signature, Tensor
 from neuronprof.terms import Collective, Role
 
-_OWNED = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
-
 
 @dataclass
 class Spread:
     """What is divided along one axis of `ranks` ranks.
 
-    place: of each buffer, from the seeds on (absent: every rank has all of it). group: who talks (None: nobody has to, the parts follow each
-    other in time, as micro-batches do). leaves_sums: gradients of weights stay sums, which somebody else adds up. scatter: the elements over
-    which a sum of activations is scattered (None: it is reduced to everybody). notes: what had no rule.
+    place: of each buffer, from the seeds on (absent: every rank has all of it). group: who talks (None: nobody has to, the parts follow
+    each other in time, as micro-batches do). leaves_sums: gradients of weights stay sums, which somebody else adds up. scatter: the
+    elements over which a sum of activations is scattered (None: it is reduced to everybody). notes: what had no rule.
     """
 
     graph: Graph
@@ -48,6 +46,7 @@ class _Writer:
         self._editor = GraphEditor(spread.graph)
         self._place: dict[int, Shard | Partial] = dict(spread.place)
         self._size: dict[int, int] = {b: spread.ranks for b, p in spread.place.items() if isinstance(p, Shard)}
+        self._weights = {b.name: i for i, b in enumerate(spread.graph.buffers) if b.role is Role.WEIGHTS}
         self._gathered: dict[int, int] = {}  # divided buffer: where all of it stands
         self._renamed: dict[int, int] = {}  # buffer whose sum was scattered: where the parts stand
         self._rules: dict[tuple[int, Placements, Dim | None], Passed] = {}
@@ -69,7 +68,7 @@ class _Writer:
         key = (index, given, prefers)
         if key not in self._rules:
             self._rules[key] = passed(signature, given, prefers)
-        rule = self._rules[key]
+        rule = self._of_vocabulary(signature, outputs) or self._rules[key]
         if not rule.known and any(given):
             self._note(f"{signature.name} has no rule for divided tensors")
         operands = [
@@ -91,6 +90,16 @@ class _Writer:
             buffer = self._editor.buffers[b]
             self._editor.buffers[b] = replace(buffer, nbytes=-(-buffer.nbytes // ranks))
         return self._editor.finish()
+
+    def _of_vocabulary(self, signature: Signature, outputs: list[int]) -> Passed | None:
+        """The gradient of a table whose rows are divided: each rank makes its own rows from all of the gradient."""
+        if not signature.name.startswith("aten.embedding_dense_backward"):
+            return None
+        weight = self._weights.get(self._graph.buffers[outputs[0]].name, -1)
+        place = self._spread.place.get(weight)
+        if not isinstance(place, Shard):
+            return None
+        return Passed((None,) * len(signature.inputs), (seen(signature.outputs[0], place),))
 
     # --- placements
 
@@ -137,7 +146,10 @@ class _Writer:
                 self._place[buffer] = PARTIAL
 
     def _is_sum(self, buffer: int) -> bool:
-        """Whether a sum has to be resolved before it is used: not where the terms follow each other, nor for gradients that others add up."""
+        """Whether a sum has to be resolved before it is used.
+
+        Not where the terms follow each other, nor for gradients that others add up.
+        """
         if self._spread.group is None:
             return False
         return not (self._spread.leaves_sums and self._graph.buffers[buffer].role is Role.GRADIENTS)

@@ -1,0 +1,76 @@
+"""Layout: over which axes a model for one device is spread, and how."""
+
+from dataclasses import dataclass
+
+from neuronprof.errors import NeuronprofError
+from neuronprof.graph.groups import Mesh
+
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
+_MOST_SHARDED = 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many ranks each axis has.
+
+    dp: replicas, each with the script's batch; tp: parts of the weights of a layer; pp: pipeline stages; cp: parts of a sequence; ep:
+    parts of the experts, inside dp; vp: virtual stages a pipeline rank. microbatches: parts of a replica's batch that follow each other.
+    zero: what replicas share out among them: 1 optimizer state, 2 gradients too, 3 weights too. sequence_parallel: with tp, divide the
+    sequence where weights are not divided. schedule: of the pipeline. bucket_bytes: gradients that are reduced together.
+    """
+
+    dp: int = 1
+    tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    ep: int = 1
+    vp: int = 1
+    microbatches: int = 1
+    zero: int = 0
+    sequence_parallel: bool = False
+    schedule: str = "1f1b"
+    bucket_bytes: int = 25 << 20
+
+    def mesh(self) -> Mesh:
+        """The mesh: neighbours are tensor-parallel, then come context, data and pipeline parallelism."""
+        axes = (("tp", self.tp), ("cp", self.cp), ("dp", self.dp), ("pp", self.pp))
+        return Mesh(axes, (("ep", "dp", self.ep),) if self.ep > 1 else ())
+
+    @property
+    def world(self) -> int:
+        """Number of ranks."""
+        return self.dp * self.tp * self.pp * self.cp
+
+    def validate(self) -> None:
+        """Refuses what no model could be laid out as.
+
+        Raises:
+            NeuronprofError: which option, and what to do.
+        """
+        for name in ("dp", "tp", "pp", "cp", "ep", "vp", "microbatches"):
+            if getattr(self, name) < 1:
+                raise NeuronprofError(f"--{name} {getattr(self, name)} is not a number of parts; give at least 1.")
+        if not 0 <= self.zero <= _MOST_SHARDED:
+            raise NeuronprofError(f"--zero {self.zero} does not exist; give 0, 1, 2 or 3.")
+        if self.bucket_bytes < 1:
+            raise NeuronprofError(f"--bucket {self.bucket_bytes} holds no gradient; give at least 1 byte.")
+        if self.schedule not in SCHEDULES:
+            raise NeuronprofError(f"--schedule {self.schedule} does not exist; choose of {', '.join(SCHEDULES)}.")
+        if self.ep > 1:
+            raise NeuronprofError(
+                "--ep divides no experts of a script for one device yet; write the all-to-all with torch.distributed and record it with "
+                "--world-size."
+            )
+        if self.sequence_parallel and self.tp == 1:
+            raise NeuronprofError(
+                "--sequence-parallel divides what --tp leaves whole; give --tp 2 or more, or leave it out."
+            )
+        self._validate_schedule()
+
+    def _validate_schedule(self) -> None:
+        if self.vp > 1 and (self.pp == 1 or self.schedule != "interleaved"):
+            raise NeuronprofError(f"--vp {self.vp} needs --pp 2 or more and --schedule interleaved.")
+        if self.schedule == "interleaved" and self.pp > 1 and (self.vp < 2 or self.microbatches % self.pp):
+            raise NeuronprofError(
+                f"--schedule interleaved needs --vp 2 or more and --microbatches that are a multiple of --pp {self.pp}."
+            )

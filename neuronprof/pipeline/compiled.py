@@ -1,0 +1,107 @@
+"""Compiles what distribute laid out: each distinct chunk once, however many stages and micro-batches run it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neuronprof.compile.join import join
+from neuronprof.compile.lower import compile_graph
+from neuronprof.graph.ops import work
+
+if TYPE_CHECKING:
+    from neuronprof.distribute.plan import StagePlan
+    from neuronprof.graph.ir import Buffer, CollectiveCall, Graph, Signature
+    from neuronprof.hardware.spec import Chip
+    from neuronprof.program import Program
+    from neuronprof.simulate.events import Operators
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One segment on every pipeline stage.
+
+    chunks: graphs of each stage; orders: the (chunk, micro-batch) that each stage runs; programs: one a stage; first_op: of each stage, its
+    first row in the operators table.
+    """
+
+    chunks: tuple[tuple["Graph", ...], ...]
+    orders: tuple[tuple[tuple[int, int], ...], ...]
+    programs: tuple["Program", ...]
+    first_op: tuple[int, ...]
+
+
+class Compiler:
+    """Compiles chunks for one logical NeuronCore of a chip."""
+
+    def __init__(self, chip: "Chip", lnc: int) -> None:
+        self._chip = chip
+        self._lnc = lnc
+        self._signatures: dict[Signature, int] = {}
+        self._chunks: dict[bytes, Program] = {}
+        self._joined: dict[tuple[tuple[int, ...], tuple[tuple[int, int], ...]], Program] = {}
+
+    def compile(self, stages: "Sequence[StagePlan]", operators: "Operators | None" = None) -> Compiled:
+        """Programs of all stages; operators: gets a row for each operator of each stage."""
+        programs, first = [], []
+        for stage in stages:
+            programs.append(self._stage(stage))
+            first.append(_described(stage, operators) if operators is not None else 0)
+        return Compiled(tuple(s.chunks for s in stages), tuple(s.order for s in stages), tuple(programs), tuple(first))
+
+    def _stage(self, stage: "StagePlan") -> "Program":
+        chunks = [self._chunk(graph) for graph in stage.chunks]
+        if len(chunks) == 1 and len(stage.order) == 1:
+            return _rebound(chunks[0], stage.chunks)
+        key = (tuple(map(id, chunks)), stage.order)
+        if key not in self._joined:
+            self._joined[key] = join(chunks, stage.order)
+        return _rebound(self._joined[key], stage.chunks)
+
+    def _chunk(self, graph: "Graph") -> "Program":
+        key = self._content(graph)
+        if key not in self._chunks:
+            self._chunks[key] = compile_graph(graph, self._chip, self._lnc)
+        return self._chunks[key]
+
+    def _content(self, graph: "Graph") -> bytes:
+        """A digest of all that a chunk's program depends on: not of names, nor of which stage is at the other end of a message."""
+        number = self._signatures
+        codes = np.array([number.setdefault(s, len(number)) for s in graph.signatures] or [0], np.int64)
+        _, first, inverse = np.unique(graph.operands, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        digest = hashlib.sha256(codes[graph.signature].tobytes())
+        digest.update(graph.phase.tobytes() + rank[inverse].tobytes())
+        touched = graph.operands[np.sort(first)].tolist()
+        for index in touched:
+            digest.update(_kept(graph.buffers[index]) if index >= 0 else b"-")
+        rest = set(range(len(graph.buffers))).difference(touched)
+        digest.update(b"".join(sorted(_kept(graph.buffers[i]) for i in rest if graph.buffers[i].nbytes)))
+        for op, call in sorted(graph.collectives.items()):
+            digest.update(repr((op, replace(call, peer=0))).encode())
+        return digest.digest()
+
+
+def _kept(buffer: "Buffer") -> bytes:
+    return repr((buffer.nbytes, buffer.birth, buffer.death, buffer.role)).encode()
+
+
+def _rebound(program: "Program", chunks: "tuple[Graph, ...]") -> "Program":
+    """The program with the collectives of these chunks: stages that run the same code talk to different neighbours."""
+    calls: dict[int, CollectiveCall] = {}
+    base = 0
+    for graph in chunks:
+        calls |= {base + op: call for op, call in graph.collectives.items()}
+        base += len(graph)
+    return replace(program, collectives={i: calls[int(program.op[i])] for i in program.collectives})
+
+
+def _described(stage: "StagePlan", operators: "Operators") -> int:
+    rows = []
+    for graph in stage.chunks:
+        works = [work(s) for s in graph.signatures]
+        rows.append(operators.add(graph, [w.flops for w in works], [w.nbytes for w in works]))
+    return rows[0]

@@ -1,0 +1,190 @@
+"""Lays a recording out over a machine and simulates it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from neuronprof.compile.memory import check_fit, peak_levels
+from neuronprof.distribute.plan import StagePlan, plan
+from neuronprof.errors import NeuronprofError
+from neuronprof.hardware.load import load_chip
+from neuronprof.pipeline.compiled import Compiled, Compiler
+from neuronprof.pipeline.options import Options
+from neuronprof.simulate.cluster import Cluster, Run
+from neuronprof.simulate.events import Operators
+from neuronprof.simulate.job import Job
+
+if TYPE_CHECKING:
+    from neuronprof.graph.ir import Graph, Recording, Segment
+    from neuronprof.hardware.spec import Chip
+
+
+@dataclass(frozen=True)
+class SimulatedSegment:
+    """A segment of the recording, compiled and run."""
+
+    kind: str
+    step: int
+    compiled: Compiled
+    run: Run
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A recording on a machine.
+
+    mesh: name of each axis to its size. peak: bytes of each category when the HBM of the fullest stage is fullest; capacity: bytes a rank
+    has. notes: what the layout softened, with counts.
+    """
+
+    job: Job
+    mesh: dict[str, int]
+    segments: tuple[SimulatedSegment, ...]
+    operators: Operators
+    peak: dict[str, int]
+    capacity: int
+    notes: dict[str, int]
+
+
+class Simulation:
+    """A recording laid out and compiled, ready to run as often as wanted with other ranks kept."""
+
+    def __init__(self, recording: "Recording", options: Options) -> None:
+        """Lays out and compiles.
+
+        Raises:
+            NeuronprofError: the layout is impossible, or the model does not fit into HBM.
+        """
+        self.operators = Operators()
+        self.notes: dict[str, int] = {}
+        self.job, self.mesh = _job(recording, options)
+        self.capacity = int(self.job.chip.package.hbm_capacity) // self.job.ranks_per_chip
+        compiler = Compiler(self.job.chip, self.job.lnc)
+        plans: dict[bytes, tuple[StagePlan, ...]] = {}
+        done: dict[int, Compiled] = {}
+        self.compiled: list[tuple[Segment, Compiled]] = []
+        for number, segment in enumerate(recording.segments):
+            stages = self._stages(recording, number, options, plans)
+            if stages is None:
+                self.notes["evaluation left out, for which no layout is planned"] = (
+                    self.notes.get("evaluation left out, for which no layout is planned", 0) + 1
+                )
+                continue
+            if id(stages) not in done:
+                done[id(stages)] = compiler.compile(stages, self.operators)
+            self.compiled.append((segment, done[id(stages)]))
+        fullest = (peak_levels(p) for _, c in self.compiled for p in {id(p): p for p in c.programs}.values())
+        self.peak = max(fullest, key=lambda levels: sum(levels.values()))
+        if not options.allow_oom:
+            check_fit(self.peak, self.capacity, self.job.chip.name)
+
+    def _stages(
+        self, recording: "Recording", number: int, options: Options, plans: dict[bytes, tuple[StagePlan, ...]]
+    ) -> tuple[StagePlan, ...] | None:
+        """What each stage runs in a segment; None for an evaluation that the layout cannot run."""
+        segment = recording.segments[number]
+        if recording.stages:
+            parts = [_part(stage, number, segment.kind) for stage in recording.stages]
+            return None if None in parts else _once(plans, [p for p in parts if p is not None])
+        part = recording.graph.slice(segment.start, segment.stop)
+        layout = options.layout()
+        if segment.kind != "step" or recording.world > 1:
+            whole = layout.world == layout.dp and layout.zero < 3
+            return _once(plans, [part]) if segment.kind == "step" or whole else None
+        key = part.content()
+        if key not in plans:
+            made = plan(part, layout)
+            self.notes |= made.notes
+            plans[key] = made.stages
+        return plans[key]
+
+    @property
+    def events(self) -> int:
+        """About how many events all ranks have."""
+        stages = self.job.stages[0]
+        return sum(2 * len(p) * self.job.world // stages for _, c in self.compiled for p in c.programs)
+
+    def run(self, keep: Sequence[int] = (0,)) -> Simulated:
+        """Simulates all segments. keep: ranks of which every event is wanted."""
+        cluster = Cluster(self.job)
+        segments = tuple(
+            SimulatedSegment(segment.kind, segment.step, compiled, cluster.run(compiled.programs, keep))
+            for segment, compiled in self.compiled
+        )
+        return Simulated(self.job, self.mesh, segments, self.operators, self.peak, self.capacity, self.notes)
+
+
+def _once(plans: dict[bytes, tuple[StagePlan, ...]], parts: "list[Graph]") -> tuple[StagePlan, ...]:
+    """Graphs as plans of one chunk; equal ones are planned once."""
+    key = b"|".join(p.content() for p in parts)
+    if key not in plans:
+        plans[key] = tuple(StagePlan((p,), ((0, 0),)) for p in parts)
+    return plans[key]
+
+
+def _part(stage: "Recording", number: int, kind: str) -> "Graph | None":
+    """The graph of a stage's segment, if it has the same segments as the first stage."""
+    if number >= len(stage.segments) or stage.segments[number].kind != kind:
+        return None
+    return stage.graph.slice(stage.segments[number].start, stage.segments[number].stop)
+
+
+def check(options: Options) -> None:
+    """Refuses what no script can change, before one runs.
+
+    Raises:
+        NeuronprofError: a chip, a layout or a number of ranks that does not exist.
+    """
+    chip = load_chip(options.chip)
+    layout = options.layout()
+    layout.validate()
+    check_world(chip, cores_a_rank(chip, options.lnc), max(layout.world, options.world_size or 1))
+
+
+def _job(recording: "Recording", options: Options) -> tuple[Job, dict[str, int]]:
+    chip = load_chip(options.chip)
+    lnc = cores_a_rank(chip, options.lnc)
+    layout = options.layout()
+    if recording.world > 1 or recording.stages:
+        if layout.world > 1:
+            raise NeuronprofError(
+                f"{recording.script} distributes itself over {recording.world} ranks; leave out --dp, --tp and the other layout options, "
+                "or record it as one process."
+            )
+        world, stages, mesh = recording.world, recording.pipeline, dict(recording.axes) or {"dp": recording.world}
+    else:
+        layout.validate()
+        planned = layout.mesh()
+        world, mesh = planned.world, {axis: n for axis, n in planned.sizes().items() if n > 1 or axis == "dp"}
+        stages = (planned.size("pp"), planned.stride("pp")) if planned.size("pp") > 1 else (1, 1)
+    check_world(chip, lnc, world)
+    job = Job(chip, lnc, world, stages, options.faults(), options.collective_algorithm, options.oversubscription)
+    return job, mesh
+
+
+def cores_a_rank(chip: "Chip", lnc: int | None) -> int:
+    """Physical cores of a logical one.
+
+    Raises:
+        NeuronprofError: they do not divide the chip's.
+    """
+    wanted, cores = int(chip.package.lnc) if lnc is None else lnc, int(chip.package.cores)
+    if wanted < 1 or cores % wanted:
+        fitting = ", ".join(str(n) for n in range(1, cores + 1) if cores % n == 0)
+        raise NeuronprofError(
+            f"--lnc {wanted} does not divide the {cores} NeuronCores of {chip.name}; choose of {fitting}."
+        )
+    return wanted
+
+
+def check_world(chip: "Chip", lnc: int, world: int) -> None:
+    """Refuses more ranks than there can be.
+
+    Raises:
+        NeuronprofError: how many there can be.
+    """
+    largest = int(chip.efa.domain) * chip.ranks(lnc)
+    if world > largest:
+        raise NeuronprofError(
+            f"{world} ranks are more than the {largest} of an UltraCluster of {chip.name}; give fewer."
+        )

@@ -14,6 +14,7 @@ from neuronprof.graph.flops import segment_work
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ops import work
 from neuronprof.hardware.load import load_chip
+from neuronprof.pipeline import written
 from neuronprof.program import DMA_OPCODES, Opcode, Queue
 from neuronprof.simulate.cluster import Cluster
 from neuronprof.simulate.job import Job
@@ -222,9 +223,8 @@ def test_the_next_layer_is_loaded_while_this_one_computes(record):
 
 def test_equal_steps_take_equal_times_and_equal_jobs_write_equal_bytes(record, tmp_path):
     recording = record()
-    job = Job(load_chip("trainium2"), 2, 1)
-    options = pipeline.Options(output=tmp_path / "t.parquet", quiet=True)
-    first, second = (written.write_trace(recording, job, replace(options, output=tmp_path / n)) for n in ("a", "b"))
+    options = pipeline.Options(output=tmp_path / "t.parquet", chip="trainium2", quiet=True)
+    first, second = (written.write_trace(recording, replace(options, output=tmp_path / n)) for n in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
     events = pd.read_parquet(first)
     spans = events[events["engine"] == "tensor"].groupby("step", observed=True)["duration_ns"].agg(["sum", "count"])

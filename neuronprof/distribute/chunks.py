@@ -192,8 +192,10 @@ class Chunks:
         for region in (FORWARD, BACKWARD, STEP):
             for piece in range(self._pieces.count):
                 for op in self._ops[piece, region]:
-                    for buffer in (*self._graph.inputs(op), *self._graph.outputs(op)):
-                        last[piece, buffer] = region
+                    operands = (
+                        self._own(op, piece)[1] if region == STEP else self._graph.inputs(op) + self._graph.outputs(op)
+                    )
+                    last.update(((piece, buffer), region) for buffer in operands)
         return last
 
     def _with_buffers(self, editor: GraphEditor, piece: int, region: int) -> Graph:

@@ -6,7 +6,7 @@ from neuronprof.distribute.sharding.placement import NotDivisibleError, Partial,
 from neuronprof.distribute.sharding.spread import Spread
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import Mesh
-from neuronprof.graph.ir import Graph
+from neuronprof.graph.ir import Graph, Tensor
 from neuronprof.terms import Role
 
 
@@ -51,20 +51,20 @@ def shard_context(graph: Graph, mesh: Mesh) -> tuple[Graph, dict[str, int]]:
         raise NeuronprofError(f"--cp {ranks} cannot divide the sequence of {length} positions: {error}.") from error
 
 
-def _inputs(graph: Graph) -> dict[int, tuple[int, ...]]:
-    """The step's input data: buffer to the shape in which it is seen first."""
-    found: dict[int, tuple[int, ...]] = {}
+def _inputs(graph: Graph) -> dict[int, Tensor]:
+    """The step's input data: buffer to the layout in which it is seen first."""
+    found: dict[int, Tensor] = {}
     for op in range(len(graph)):
         signature = graph.signatures[graph.signature[op]]
         operands = graph.inputs(op) + graph.outputs(op)
         for buffer, tensor in zip(operands, (*signature.inputs, *signature.outputs), strict=True):
             if buffer >= 0 and graph.buffers[buffer].role is Role.INPUTS and tensor.shape and tensor.numel > 1:
-                found.setdefault(buffer, tensor.shape)
+                found.setdefault(buffer, tensor)
     return found
 
 
 def _common_size(graph: Graph, index: int) -> int:
-    sizes = Counter(shape[index] for shape in _inputs(graph).values() if len(shape) > index)
+    sizes = Counter(t.shape[index] for t in _inputs(graph).values() if len(t.shape) > index)
     return sizes.most_common(1)[0][0] if sizes else 0
 
 
@@ -80,10 +80,7 @@ def sequence_length(graph: Graph) -> int:
 def _seeds(graph: Graph, index: int, size: int) -> dict[int, Shard | Partial]:
     """Input data that has the dimension `index`, of at least `size`, divided."""
     seeds: dict[int, Shard | Partial] = {}
-    for buffer, shape in _inputs(graph).items():
-        if len(shape) > index and size <= shape[index] <= size + 1:
-            stride = 1
-            for extent in shape[index + 1 :]:
-                stride *= extent
-            seeds[buffer] = Shard(stride, size)
+    for buffer, tensor in _inputs(graph).items():
+        if len(tensor.shape) > index and size <= tensor.shape[index] <= size + 1 and tensor.stride:
+            seeds[buffer] = Shard(max(1, tensor.stride[index]), size)
     return seeds

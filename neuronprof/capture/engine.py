@@ -327,7 +327,7 @@ class Engine(TorchDispatchMode):
         found = tuple(key)
         entry = self._entries.get(found)
         if operator.view or operator.view_in_place:
-            out = _view(func, args, kwargs, simulated)
+            out = simtensor.view(func, args, kwargs, simulated)
             entry = entry or self._entries.setdefault(found, Entry())
         elif entry is None:
             entry, out = self._first(found, func, operator, args, kwargs, operands)
@@ -396,14 +396,3 @@ def _survey(operands: list[Any]) -> tuple[bool, bool, bool]:
             return False, False, True
         absent = absent or (tensor.numel() > SMALL and tensor.is_floating_point())
     return False, absent, False
-
-
-def _view(func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:
-    """A view made by PyTorch itself; a view of a Sim is a Sim on the same storage."""
-    if not simulated:
-        return func(*args, **kwargs)
-    with torch._C._DisableTorchDispatch():
-        out = func(*args, **kwargs)
-    if isinstance(out, _Tensor):
-        return out if any(out is a for a in args) else simtensor.view_of(out)
-    return type(out)(simtensor.view_of(v) for v in out)

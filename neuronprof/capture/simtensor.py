@@ -141,3 +141,14 @@ def materialise(tensor: torch.Tensor) -> torch.Tensor:
     with torch.utils._python_dispatch._disable_current_modes():
         make = torch.ones if tensor.dtype.is_floating_point else torch.zeros
         return make(tuple(tensor.shape), dtype=tensor.dtype)
+
+
+def view(func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:
+    """A view made by PyTorch itself; a view of a Sim is a Sim on the same storage."""
+    if not simulated:
+        return func(*args, **kwargs)
+    with torch._C._DisableTorchDispatch():
+        out = func(*args, **kwargs)
+    if isinstance(out, torch.Tensor):
+        return out if any(out is a for a in args) else view_of(out)
+    return type(out)(view_of(v) for v in out)

@@ -27,16 +27,15 @@ def _alone() -> bool:
 class DistributedDataParallel(_Replicated):
     """torch.nn.parallel.DistributedDataParallel on simulated devices. Of one rank it is the module: its replicas are made by --dp."""
 
-    def __init__(
-        self, module: torch.nn.Module, device_ids: Any = None, output_device: Any = None, *args: Any, **kwargs: Any
-    ) -> None:
+    def __init__(self, module: torch.nn.Module, device_ids: Any = None, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop("output_device", None)  # with device_ids the first of args: there is one device
         self._single = _alone()
         if self._single:
             torch.nn.Module.__init__(self)
             self.module = module
             self.require_backward_grad_sync = True
             return
-        super().__init__(module, None, None, *args, **kwargs)
+        super().__init__(module, None, None, *args[1:], **kwargs)
         if device_ids:
             target = device_ids[0]
             self._place = torch.device("cuda", target) if isinstance(target, int) else target

@@ -49,6 +49,14 @@ def install(patches: Patches, note: Callable[[str, int], None]) -> None:
         if nprocs > 1:
             note(NOT_STARTED, nprocs - 1)
 
+    patches.wrap(torch.multiprocessing, "spawn", spawn)
+    patches.wrap(torch.multiprocessing, "start_processes", spawn)
+    patches.set(torch.multiprocessing, "Process", _process(note))
+
+
+def _process(note: Callable[[str, int], None]) -> type:
+    """A class in the place of torch.multiprocessing.Process."""
+
     class Process(torch.multiprocessing.Process):
         """A process; of those that join a process group the first is a call, and the others are not started."""
 
@@ -75,9 +83,7 @@ def install(patches: Patches, note: Callable[[str, int], None]) -> None:
             """0 for what was called here."""
             return 0 if self.joins else super().exitcode
 
-    patches.wrap(torch.multiprocessing, "spawn", spawn)
-    patches.wrap(torch.multiprocessing, "start_processes", spawn)
-    patches.set(torch.multiprocessing, "Process", Process)
+    return Process
 
 
 def as_first(fn: _Call, args: tuple[Any, ...], processes: int) -> Any:

@@ -41,7 +41,7 @@ class Ranks:
         self._wrap(patches, "init_process_group", self._init)
         self._wrap(patches, "new_group", self._new_group)
         self._wrap(patches, "get_backend", self._get_backend)
-        self._wrap(patches, "get_default_backend_for_device", lambda original, device: "nccl")
+        self._wrap(patches, "get_default_backend_for_device", lambda *_args: "nccl")
         for name in ("broadcast_object_list", "scatter_object_list"):
             self._wrap(patches, name, self._objects)
         for name, position in _REDUCTIONS.items():

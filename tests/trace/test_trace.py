@@ -227,7 +227,7 @@ for i in range(10**6):
 
 def test_a_killed_process_leaves_a_readable_partial(tmp_path):
     path = str(tmp_path / "t")
-    code = KILLED.format(tests=str(Path(__file__).parent), path=path)
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), path=path)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         written = next(i for i, _ in enumerate(process.stdout, 1) if i == 40)
         os.kill(process.pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ import pytest
 
 import neuronprof
 
-SAMPLES = Path(__file__).parent.parent / "sample_traces"
+SAMPLES = Path(__file__).parents[2] / "sample_traces"
 COMMANDS = dict(
     re.findall(r"^\| `(\S+\.parquet)` \|.*\| `(neuronprof record .*)` \|$", (SAMPLES / "README.md").read_text(), re.M)
 )

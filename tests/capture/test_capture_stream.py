@@ -188,6 +188,8 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("amp", [False, True], ids=["fp32", "autocast"])
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 def test_the_stream_without_values_is_the_same(make: Any, amp: bool) -> None:
+    if make is lstm and amp and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("needs a CPU on which PyTorch itself computes an LSTM in bfloat16 (AVX-512)")
     real, free = record(make, "real", amp=amp), record(make, "none", amp=amp)
     strict = make is not lstm
     assert stream(free, strict) == stream(real, strict)

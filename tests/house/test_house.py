@@ -10,7 +10,7 @@ import pytest
 
 from neuronprof.cli import VERBS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = sorted((ROOT / "neuronprof").rglob("*.py"))
 HEAVY = ("numpy", "pandas", "pyarrow", "bokeh", "torch", "jax", "dask")
 
@@ -70,4 +70,4 @@ def test_nothing_names_this_machine():
         for f in tracked
         if Path(f).suffix in (".py", ".md", ".toml", ".js", ".ipynb", "")
     }
-    assert [f for f, text in texts.items() if f != "tests/test_house.py" and pattern.search(text)] == []
+    assert [f for f, text in texts.items() if f != "tests/house/test_house.py" and pattern.search(text)] == []

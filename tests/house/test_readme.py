@@ -11,7 +11,7 @@ import pytest
 
 from neuronprof.cli import VERBS, main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"```sh\n(.*?)\n```", README, re.S)
 

@@ -216,7 +216,7 @@ def test_an_error_leaves_the_rows_so_far_in_partial(tmp_path):
 
 KILLED = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 from test_trace import TraceWriter, batch
 writer = TraceWriter({path!r}, rows_per_part=1000)
 for i in range(10**6):
@@ -227,7 +227,7 @@ for i in range(10**6):
 
 def test_a_killed_process_leaves_a_readable_partial(tmp_path):
     path = str(tmp_path / "t")
-    code = KILLED.format(tests=str(Path(__file__).parents[1]), path=path)
+    code = KILLED.format(folders=[str(p) for p in Path(__file__).parents[:2]], path=path)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         written = next(i for i, _ in enumerate(process.stdout, 1) if i == 40)
         os.kill(process.pid, signal.SIGKILL)

@@ -12,6 +12,7 @@ from neuronprof.terms import Provenance
 
 _FOLDER = Path(__file__).parent
 _TOPOLOGIES = ("switch", "torus")
+_TEXTS = ("base", "title", "aliases", "topology")
 _SECTIONS: dict[str, dict[str, Field[Any]]] = {
     f.name: {g.name: g for g in fields(f.type)}
     for f in fields(Chip)
@@ -29,9 +30,10 @@ def chip_names() -> list[str]:
 
 
 def load_chip(name_or_path: str) -> Chip:
-    """A shipped chip by name, or the chip that a TOML file describes.
+    """A shipped chip by name or alias, or the chip that a TOML file describes.
 
-    A file may start from a shipped chip with `base = "trainium4"` and give only what differs.
+    A file may start from a shipped chip with `base = "trainium4"` and give only what differs. The aliases of a shipped chip stand in its
+    file, separated by spaces.
 
     Raises:
         NeuronprofError: no such chip or file, or a mistake in the file, named with its field.
@@ -40,6 +42,9 @@ def load_chip(name_or_path: str) -> Chip:
         return _chip(_FOLDER / f"{name_or_path}.toml")
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         return _chip(Path(name_or_path))
+    for name in chip_names():
+        if name_or_path in tomllib.loads((_FOLDER / f"{name}.toml").read_text()).get("aliases", "").split():
+            return load_chip(name)
     raise NeuronprofError(
         f"There is no chip '{name_or_path}'{_suggestion(name_or_path, chip_names())}; "
         f"choose one of {', '.join(chip_names())}, or give the path of a .toml file."
@@ -102,8 +107,8 @@ def _read(path: Path) -> tuple[dict[str, str], Sections]:
 
 
 def _text(name: str, entry: Any, path: Path) -> str:
-    if name not in ("base", "title", "topology"):
-        raise NeuronprofError(f"{path}: '{name}' is not known; outside the sections stand base, title and topology.")
+    if name not in _TEXTS:
+        raise NeuronprofError(f"{path}: '{name}' is not known; outside the sections stand {', '.join(_TEXTS)}.")
     if not isinstance(entry, str) or not entry.strip():
         raise NeuronprofError(f"{path}: {name} must be a text in quotes.")
     if name == "topology" and entry not in _TOPOLOGIES:

@@ -8,7 +8,8 @@ from neuronprof.hardware.load import chip_names, load_chip
 from neuronprof.hardware.spec import Chip
 from neuronprof.terms import Provenance
 
-SHIPPED = ["trainium1", "trainium2", "trainium3", "trainium4", "trainium4-announced"]
+GPUS = ["a100-80gb", "b200", "gb200", "h100-80gb", "h200"]
+SHIPPED = [*GPUS, "trainium1", "trainium2", "trainium3", "trainium4", "trainium4-announced"]
 CLOCK = 'clock = { value = 2_800_000_000, unit = "Hz", provenance = "documented", source = "guide" }'
 
 
@@ -40,7 +41,7 @@ def test_every_number_has_unit_provenance_and_source(name: str) -> None:
         section, field = key.split(".")
         assert getattr(getattr(chip, section), field) == quantity.value > 0, key
     assert chip.name == name
-    assert chip.title.startswith("AWS Trainium")
+    assert chip.title.startswith("NVIDIA" if name in GPUS else "AWS Trainium")
     assert chip.topology in ("switch", "torus")
 
 
@@ -68,6 +69,12 @@ def test_dma_efficiency_grows_with_the_piece(name: str) -> None:
     dma = load_chip(name).dma
     curve = [dma.efficiency_64, dma.efficiency_256, dma.efficiency_512, dma.efficiency_2048, dma.efficiency_4096]
     assert curve == sorted(curve)
+
+
+def test_aliases() -> None:
+    assert [load_chip(n).name for n in ("a100", "h100", "h200-141gb", "gb200-nvl72")] == [
+        "a100-80gb", "h100-80gb", "h200", "gb200",
+    ]  # fmt: skip
 
 
 def test_trainium4_is_what_was_described() -> None:
@@ -120,7 +127,7 @@ def test_a_file_overrides_its_base(tmp_path: Path) -> None:
 
 def test_unknown_chip_is_told_with_a_suggestion() -> None:
     with pytest.raises(
-        NeuronprofError, match=r"no chip 'trainum3' \(did you mean 'trainium3'\?\); choose one of trainium1"
+        NeuronprofError, match=r"no chip 'trainum3' \(did you mean 'trainium3'\?\); choose one of a100-80gb"
     ):
         load_chip("trainum3")
 
@@ -169,10 +176,10 @@ def test_unknown_chip_is_told_with_a_suggestion() -> None:
             with_base("[package]", 'lnc = { value = 3, unit = "cores", provenance = "assumed", source = "a" }'),
             r"package.lnc must divide package.cores \(2\)",
         ),
-        (with_base("clock = 3"), "'clock' is not known; outside the sections stand base, title and topology"),
+        (with_base("clock = 3"), "'clock' is not known; outside the sections stand base, title, aliases, topology"),
         (with_base('topology = "ring"'), "topology is 'ring', but must be switch or torus"),
         (with_base("title = 4"), "title must be a text in quotes"),
-        ('base = "trainium9"', "base is 'trainium9', but must be one of trainium1"),
+        ('base = "trainium9"', "base is 'trainium9', but must be one of a100-80gb"),
         ("[tensor]\n" + CLOCK, "title is missing"),
         (
             'title = "a"\ntopology = "torus"\n[tensor]\n' + CLOCK,

@@ -1,6 +1,7 @@
 """The analyzers there are, and how users name them and their tables."""
 
 from neuronprof.analyze.analyzer import Analyzer
+from neuronprof.analyze.attribution import Attribution
 from neuronprof.analyze.bottlenecks import Bottlenecks
 from neuronprof.analyze.communication import Communication
 from neuronprof.analyze.memory import Memory
@@ -9,7 +10,15 @@ from neuronprof.analyze.underused import Underused
 from neuronprof.analyze.utilization import Utilization
 from neuronprof.errors import NeuronprofError
 
-ANALYZERS: tuple[Analyzer, ...] = (Utilization(), Bottlenecks(), Communication(), Underused(), Roofline(), Memory())
+ANALYZERS: tuple[Analyzer, ...] = (
+    Utilization(),
+    Bottlenecks(),
+    Attribution(),
+    Communication(),
+    Underused(),
+    Roofline(),
+    Memory(),
+)
 NAMES = tuple(analyzer.name for analyzer in ANALYZERS)
 
 

@@ -1,0 +1,191 @@
+"""Where each step's time went, part by part, down to layer, operator and source line; the parts add up to the step exactly."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronprof.analyze import bubble
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add, distinct
+from neuronprof.analyze.sweep import charge
+from neuronprof.terms import COMPUTE_ENGINES, Engine, WaitFor
+from neuronprof.trace import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = ("compute", "memory", "communication", "waiting", "bubble", "host", "idle")
+COMPUTE, MEMORY, COMMUNICATION, WAITING, BUBBLE, HOST, IDLE = range(len(PARTS))
+HOST_COPIES = ("COPY_TO_DEVICE", "COPY_TO_HOST")
+PIPELINE = "pp"
+STEP_END, LATE_START = "step end", "late start"
+_LINKS = (Engine.CC, Engine.NEURONLINK, Engine.EFA)
+# The order in which an instant is given away: the four compute engines, memory, links, waiting for peers, the host.
+_KINDS = len(COMPUTE_ENGINES) + 4
+_PART_OF_KIND = (*[COMPUTE] * len(COMPUTE_ENGINES), MEMORY, COMMUNICATION, WAITING, HOST)
+LABELS = ("op_name", "layer", "phase", "source")
+_PLACE = ("step", "rank", "part", "detail", "bound")
+_OPERATOR = ("part", "detail", *LABELS)
+_TIMES = ("time_ns", "per_step_ns", "share")
+
+
+@dataclass(frozen=True)
+class Attribution(Analyzer):
+    """Each rank's step split into compute, memory, communication, waiting, bubble, host and idle; the parts add up to the step exactly.
+
+    An instant belongs to the first that holds: compute: an engine runs (tensor before vector, scalar, gpsimd); memory: DMA or HBM moves;
+    communication: a collective or message transfers, exposed; waiting: a collective waits for its peers; bubble: the same for a message of
+    the pipeline; host: a launch, a synchronisation or a copy to or from the host; idle: none of them. It is charged to the operator of its
+    event, idle time to the operator whose event ends it.
+    detail: of compute the engine, of memory and host the opcode, of communication and waiting the mesh axis (step end: a rank that is done
+    waits for the others), of idle what the next event waited for. Of bubble: warm-up, until the rank's first backward; cool-down, after its
+    last forward; steady, between them; imbalance: as much of these as the busiest rank works longer than this one. bound: for compute, what
+    the operator keeps busy longest: an engine, or memory. time_ns: over all ranks and training steps; per_step_ns: a rank's mean step.
+    """
+
+    name: ClassVar[str] = "attribution"
+    needs: ClassVar[tuple[str, ...]] = schema.select(
+        "engine", "name", "wait_ns", "wait_for", "op", "replica_group", *LABELS
+    )
+    keys: ClassVar[dict[str, tuple[str, ...]]] = {"ranks": _PLACE, "operators": _OPERATOR}
+    tables: ClassVar[dict[str, tuple[str, ...]]] = {
+        "attribution": ("part", "detail", "bound", *_TIMES),
+        "attribution_by_rank": (*_PLACE, "time_ns", "share"),
+        "attribution_by_layer": ("layer", "part", *_TIMES),
+        "attribution_by_operator": ("part", "detail", *LABELS, *_TIMES),
+        "attribution_by_source": ("source", "part", *_TIMES),
+    }
+
+    def map(self, chip: Chip) -> State:
+        """Nanoseconds by rank, step and part, and by part and operator over all ranks and steps."""
+        import pandas as pd
+
+        frames = [_split(span) for span in chip.spans if span.window.step != EVALUATION]
+        columns = ("time_ns", *_PLACE, *LABELS)
+        frame = pd.concat([pd.DataFrame({name: np.zeros(0, np.int64) for name in columns}), *frames], ignore_index=True)
+        for name in LABELS:
+            frame[name] = chip.events.text(name, frame[name].to_numpy(np.int64))
+        frame["part"] = np.array(PARTS, object)[frame["part"].to_numpy(np.int64)]
+        ranks = frame[[*_PLACE, "time_ns"]]
+        frame["detail"] = np.where(frame["part"] == PARTS[BUBBLE], "", frame["detail"])
+        return {"ranks": add(list(_PLACE), ranks), "operators": add(list(_OPERATOR), frame[[*_OPERATOR, "time_ns"]])}
+
+    def finish(self, state: State, context: Context) -> State:
+        """Bubbles split further; sums over ranks; the largest parts first."""
+        ranks, operators = bubble.with_imbalance(state["ranks"], context), state["operators"]
+        spans = max(len(ranks[["step", "rank"]].drop_duplicates()), 1)
+        whole = ranks.groupby(["step", "rank"])["time_ns"].transform("sum")
+        by_rank = ranks.assign(share=ranks["time_ns"] / whole.where(whole > 0, 1))
+        by = {
+            "attribution": (ranks, ["part", "detail", "bound"]),
+            "attribution_by_layer": (operators, ["layer", "part"]),
+            "attribution_by_operator": (operators, ["part", "detail", *LABELS]),
+            "attribution_by_source": (operators, ["source", "part"]),
+        }
+        tables = {name: _shares(table, keys, spans) for name, (table, keys) in by.items()}
+        return tables | {"attribution_by_rank": by_rank[list(self.tables["attribution_by_rank"])]}
+
+
+def _shares(table: "pd.DataFrame", keys: list[str], spans: int) -> "pd.DataFrame":
+    found = table.groupby(keys, as_index=False)[["time_ns"]].sum()
+    found = found.sort_values(["time_ns", *keys], ascending=[False, *[True] * len(keys)], ignore_index=True)
+    found["per_step_ns"] = found["time_ns"] / spans
+    found["share"] = found["time_ns"] / max(int(found["time_ns"].sum()), 1)
+    return found
+
+
+def axes(span: Span) -> NDArray[np.object_]:
+    """The mesh axis of each replica group of the trace, 'dp' of 'dp:0-7', with '' for null at the end."""
+    return np.array([*(str(group).partition(":")[0] for group in span.events.words["replica_group"]), ""], object)
+
+
+def _split(span: Span) -> "pd.DataFrame":
+    """The time of a span by part and labels, as codes but for detail and bound."""
+    import pandas as pd
+
+    events, window = span.events, span.window
+    waits = np.flatnonzero(
+        events.among("engine", [Engine.CC]) & events.among("wait_for", [WaitFor.PEER]) & (events["wait_ns"] > 0)
+    )
+    came = events["start_ts"][waits]
+    kind = np.concatenate([_kinds(span), np.full(len(waits), _KINDS - 2, np.int8)])
+    start = np.concatenate([span.start, np.maximum(came - events["wait_ns"][waits], window.start)])
+    end = np.concatenate([span.end, np.minimum(came, window.end)])
+    charged, gap_start, gap_end, ended_by = charge(start, end, kind, _KINDS, window.start, window.end)
+    of = np.concatenate([np.arange(len(events)), waits])
+    rows = np.flatnonzero(charged)
+    ended_by = np.where(ended_by < 0, -1, np.append(of, -1)[ended_by])
+    event = np.concatenate([of[rows], ended_by])
+    part = np.concatenate([np.array(_PART_OF_KIND)[kind[rows]], np.full(len(gap_start), IDLE)])
+    time = np.concatenate([charged[rows], gap_end - gap_start])
+    detail = _details(span, part, event)
+    part, detail = _edges(span, part, detail, len(rows), gap_start, gap_end)
+    in_bubble = part == BUBBLE
+    detail[in_bubble] = bubble.phases(span, event[in_bubble])
+    bound = np.where(part == COMPUTE, np.append(_bounds(span), 0)[event], len(_BOUNDS) - 1)
+    details, detail_codes = np.unique(detail.astype(str), return_inverse=True)
+    labels = [np.append(events[name], -1)[event] for name in LABELS]
+    keys, position = distinct([part, detail_codes, bound, *labels])
+    total = np.zeros(len(keys[0]), np.int64)
+    np.add.at(total, position, time)
+    columns: dict[str, Any] = {"step": window.step, "rank": span.rank, "part": keys[0], "detail": details[keys[1]]}
+    columns |= {"bound": np.array(_BOUNDS, object)[keys[2]], **dict(zip(LABELS, keys[3:], strict=True))}
+    return pd.DataFrame({"time_ns": total, **columns})
+
+
+def _kinds(span: Span) -> NDArray[np.int8]:
+    events = span.events
+    of_engine = np.full(len(events.words["engine"]) + 1, -1, np.int8)
+    places = {str(engine): k for k, engine in enumerate(COMPUTE_ENGINES)}
+    memory = len(COMPUTE_ENGINES)
+    places |= {Engine.DMA: memory, Engine.HBM: memory, Engine.HOST: _KINDS - 1, **dict.fromkeys(_LINKS, memory + 1)}
+    for code, engine in enumerate(events.words["engine"]):
+        of_engine[code] = places.get(engine, -1)
+    kind = of_engine[events["engine"]]
+    kind[(kind == memory) & events.among("name", HOST_COPIES)] = _KINDS - 1
+    return kind
+
+
+def _details(span: Span, part: NDArray[Any], event: NDArray[Any]) -> NDArray[np.object_]:
+    """What each piece is in particular; turns messages of the pipeline that are waited for into bubbles."""
+    events = span.events
+
+    def words(name: str) -> NDArray[np.object_]:
+        return events.text(name, np.append(events[name], -1)[event])
+
+    axis = axes(span)[np.append(events["replica_group"], -1)[event]]
+    choices = [words("engine"), words("name"), axis, axis, axis, words("name"), words("wait_for")]
+    part[(part == WAITING) & (axis == PIPELINE)] = BUBBLE
+    return np.choose(part, choices).astype(object)
+
+
+def _edges(
+    span: Span, part: NDArray[Any], detail: NDArray[np.object_], gaps: int, start: NDArray[Any], end: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.object_]]:
+    """Names the gaps, rows from `gaps` on, before a rank's first event and after its last."""
+    rows = gaps + np.arange(len(start))
+    piped = bool((axes(span)[span.events["replica_group"]] == PIPELINE).any())
+    last = rows[(end == span.window.end) & (detail[rows] == "")]
+    part[last], detail[last] = (BUBBLE if piped else WAITING), STEP_END
+    first = rows[(start == span.window.start) & (end < span.window.end)]
+    late = first[detail[first] == WaitFor.NONE]
+    part[late], detail[late] = HOST, LATE_START
+    return part, detail
+
+
+_BOUNDS = (*(engine.value for engine in COMPUTE_ENGINES), "memory", "")
+
+
+def _bounds(span: Span) -> NDArray[np.int64]:
+    """For each event the engine, or memory, that its operator keeps busy longest: positions in _BOUNDS."""
+    kind = _kinds(span)
+    operator = span.events["op"]
+    if (operator < 0).all():  # the source of the trace numbers no operators
+        operator = distinct([span.events[name] for name in LABELS])[1]
+    counted = (kind >= 0) & (kind <= len(COMPUTE_ENGINES)) & ~span.events.among("engine", [Engine.HBM])
+    known = counted & (operator >= 0)
+    many, columns = int(operator.max(initial=-1)) + 1, len(COMPUTE_ENGINES) + 1
+    at = operator[known].astype(np.int64) * columns + kind[known]
+    spent = np.bincount(at, (span.end - span.start)[known], many * columns).reshape(many, columns)
+    return np.where(operator < 0, kind, np.append(spent.argmax(axis=1), 0)[operator])

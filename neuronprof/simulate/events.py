@@ -206,13 +206,19 @@ class _RankRows:
         return self._common(self._served) | self._caused(self._served, place) | {"engine": str(Engine.HBM)}
 
     def _link(self, link: Engine) -> Columns:
+        """What the rank sends over a link, and how long its own link needs; a collective takes as long as its slowest link."""
         sent = {i: t.neuronlink if link is Engine.NEURONLINK else t.efa for i, t in self._transfers.items()}
         position = {i: n for n, i in enumerate(sent)}
-        rows = np.array([i for i, nbytes in sent.items() if nbytes], np.int64)
+        rows = np.array(
+            [i for i, nbytes in sent.items() if nbytes and self._program.opcode[i] != Opcode.RECV], np.int64
+        )
         before = len(self._program) + len(self._served) + (len(sent) if link is Engine.EFA else 0)
         place = before + np.array([position[i] for i in rows.tolist()], np.int64)
         columns = self._common(rows) | self._caused(rows, place)
         columns |= self._collective_columns(rows, rows)
+        wire = np.array([self._transfers[i].wire for i in rows.tolist()], np.int64) / self._job.link_share(self._rank)
+        until = np.minimum(self._timing.start[rows] + np.rint(wire).astype(np.int64), self._timing.end[rows])
+        columns["duration_ns"] = _ns(until) - columns["start_ts"]
         return columns | {"engine": str(link), "bytes": np.array([sent[i] for i in rows.tolist()], np.int64)}
 
     def _caused(self, rows: np.ndarray, place: np.ndarray) -> Columns:

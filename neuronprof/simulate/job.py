@@ -71,6 +71,10 @@ class Job:
         host = rank // self.ranks_per_chip // self.chips_a_host
         return round(self.faults.late_hosts.get(host, 0.0) * 1e12)
 
+    def link_share(self, rank: int) -> float:
+        """The share of a rank's link bandwidth that is left."""
+        return self.faults.links.get(rank // self.ranks_per_chip, 1.0)
+
     def stage(self, rank: Any) -> Any:
         """The pipeline stage of a rank, or of an array of ranks."""
         count, stride = self.stages

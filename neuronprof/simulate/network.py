@@ -54,18 +54,17 @@ def collective(
     sharing = min(ranks_per_chip, call.ranks)
     sent = rounds * call.nbytes * (inside - 1) // inside
     chosen = Algorithm(algorithm) if algorithm else _algorithm(call.nbytes, inside, chip.neuronlink)
-    seconds = rounds * _steps(chosen, inside) * chip.neuronlink.latency + _wire(sent, chip.neuronlink, sharing)
+    latency, wire = rounds * _steps(chosen, inside) * chip.neuronlink.latency, _wire(sent, chip.neuronlink, sharing)
     outside = 0
     if servers > 1:
         shard = call.nbytes // inside
         outside = rounds * shard * (servers - 1) // servers
         between = _algorithm(shard, servers, chip.efa)
-        seconds += (
-            rounds * _steps(between, servers) * chip.efa.latency + _wire(outside, chip.efa, sharing) * oversubscription
-        )
+        latency += rounds * _steps(between, servers) * chip.efa.latency
+        wire += _wire(outside, chip.efa, sharing) * oversubscription
         chosen = Algorithm.HIERARCHICAL
-    total = max(1, round(seconds * PICOSECONDS))
-    return Transfer(total, chosen, sent, outside, total, Engine.EFA if outside else Engine.NEURONLINK)
+    total, moving = max(1, round((latency + wire) * PICOSECONDS)), round(wire * PICOSECONDS)
+    return Transfer(total, chosen, sent, outside, min(moving, total), Engine.EFA if outside else Engine.NEURONLINK)
 
 
 def _algorithm(nbytes: int, ranks: int, link: Link) -> Algorithm:

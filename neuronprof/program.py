@@ -13,7 +13,8 @@ class Opcode(IntEnum):
     """Instructions, with what their four operands mean.
 
     MATMUL: batch, stationary (M), contraction (K), moving (N). ACTIVATE (scalar), TENSOR_TENSOR (two inputs), TENSOR_SCALAR (one input),
-    TENSOR_REDUCE (vector), CUSTOM_OP (gpsimd): elements, passes over them, 0, 0. DMA opcodes: bytes, contiguous bytes of one piece, 0, 0.
+    TENSOR_REDUCE (vector), CUSTOM_OP (gpsimd): elements, passes over them, 0, 0. DMA opcodes: bytes, contiguous bytes of it, Access, 0.
+    ATTENTION, ATTENTION_BACKWARD (fused, of chips that run kernels): as MATMUL, the batch counts all products over all heads.
     COLLECTIVE, SEND, RECV: bytes of one rank's message, ranks, 0, 0. LAUNCH, HOST_SYNC (host): 0, 0, 0, 0.
     """
 
@@ -35,8 +36,19 @@ class Opcode(IntEnum):
     HOST_SYNC = 15
     SEND = 16
     RECV = 17
+    ATTENTION = 18
+    ATTENTION_BACKWARD = 19
 
 
+class Access(IntEnum):
+    """How a kernel goes through HBM."""
+
+    STREAMING = 0
+    ROWS = 1
+    IRREGULAR = 2
+
+
+PRODUCTS = (Opcode.MATMUL, Opcode.ATTENTION, Opcode.ATTENTION_BACKWARD)
 DMA_OPCODES = (Opcode.DMA_LOAD, Opcode.DMA_STORE, Opcode.SPILL_SAVE, Opcode.SPILL_RELOAD, Opcode.DMA_GATHER,
                Opcode.COPY_TO_DEVICE, Opcode.COPY_TO_HOST)  # fmt: skip
 

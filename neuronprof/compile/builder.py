@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from neuronprof.graph.ir import CollectiveCall
-from neuronprof.program import DMA_OPCODES, Opcode, Program, Queue
+from neuronprof.program import DMA_OPCODES, PRODUCTS, Opcode, Program, Queue
 
 _MOVES = [*DMA_OPCODES, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV]
 _COMPUTES = [Opcode.ACTIVATE, Opcode.TENSOR_TENSOR, Opcode.TENSOR_SCALAR, Opcode.TENSOR_REDUCE, Opcode.CUSTOM_OP]
@@ -79,7 +79,7 @@ class ProgramBuilder:
             operands=operands,
             nbytes=np.where(np.isin(opcode, _MOVES), operands[:, 0], 0),
             flops=np.select(
-                [opcode == Opcode.MATMUL, np.isin(opcode, _COMPUTES)],
+                [np.isin(opcode, PRODUCTS), np.isin(opcode, _COMPUTES)],
                 [2 * operands.prod(axis=1), operands[:, 0] * operands[:, 1]],
                 0,
             ),

@@ -8,7 +8,8 @@ from neuronprof.graph.ops import OpKind, Work
 from neuronprof.terms import Role
 
 # Operators that may be the first of a group, and those that may join one.
-_ANCHORS = frozenset({OpKind.GEMM, OpKind.ELEMENTWISE, OpKind.REDUCTION, OpKind.FILL, OpKind.RANDOM, OpKind.COPY})
+_CHAINS = frozenset({OpKind.ELEMENTWISE, OpKind.REDUCTION, OpKind.FILL, OpKind.RANDOM, OpKind.COPY})
+_ANCHORS = _CHAINS | {OpKind.GEMM}
 _JOINERS = frozenset({OpKind.ELEMENTWISE, OpKind.REDUCTION, OpKind.COPY})
 # A tile of every operand has to stand in SBUF at once, twice: with so many bytes an element, tiles are still long enough for DMA.
 _MOST_BYTES_AN_ELEMENT = 48
@@ -61,18 +62,20 @@ class _Candidate:
     parts: dict[tuple[int, int], int]
 
 
-def fuse(graph: Graph, works: list[Work]) -> list[Group]:
+def fuse(graph: Graph, works: list[Work], *, into_products: bool = True) -> list[Group]:
     """Groups the operators of a graph, in an order that keeps every dependency.
 
     works: cost of each of graph.signatures. Views and operators that move nothing belong to no group. An operator joins the group that
     made one of its inputs when both walk the same rows, no later group touches what it needs, and the group stays small enough.
+    into_products: chains may follow a matrix product in its group.
     """
+    anchors = _ANCHORS if into_products else _CHAINS
     groups: list[Group] = []
     launched = 0  # the first group that the host launches after it last waited; nothing moves in front of it
     access: dict[int, _Access] = {}
     runs = [[contiguous_bytes(t) for t in (*s.inputs, *s.outputs)] for s in graph.signatures]
     for found in _on_device(graph, works):
-        group = _joined(groups, access, found)
+        group = _joined(groups, access, found, anchors)
         if group is None or group.index < launched:
             group = Group(len(groups), [], found.work.kind, found.phase, found.work.elements)
             groups.append(group)
@@ -147,7 +150,9 @@ def contiguous_bytes(tensor: Tensor) -> int:
     return run * DTYPE_BYTES.get(tensor.dtype, 4)
 
 
-def _joined(groups: list[Group], access: dict[int, _Access], found: _Candidate) -> Group | None:
+def _joined(
+    groups: list[Group], access: dict[int, _Access], found: _Candidate, anchors: frozenset[OpKind]
+) -> Group | None:
     """The group that this operator may join: the latest one it depends on, if nothing stands in the way."""
     if found.work.kind not in _JOINERS:
         return None
@@ -159,12 +164,12 @@ def _joined(groups: list[Group], access: dict[int, _Access], found: _Candidate) 
     group = groups[latest]
     moved = sum(map(sum, (group.reads.values(), group.writes.values(), found.reads.values(), found.writes.values())))
     fits = moved <= _MOST_BYTES_AN_ELEMENT * max(group.elements, 1) and len(group.ops) < _MOST_OPS
-    return group if fits and _compatible(group, found) else None
+    return group if fits and group.kind in anchors and _compatible(group, found) else None
 
 
 def _compatible(group: Group, found: _Candidate) -> bool:
     """Whether an operator can run inside each tile of the group."""
-    if group.phase != found.phase or group.kind not in _ANCHORS or not group.partial.isdisjoint(found.reads):
+    if group.phase != found.phase or not group.partial.isdisjoint(found.reads):
         return False
     if found.work.kind is OpKind.REDUCTION:
         # A matmul finishes its result tile by tile; a reduction needs whole rows.

@@ -188,6 +188,12 @@ def _changes(signature: Signature, scores: int) -> int:
     return 2 * scores * bool(modified) + round(2 * scores * masked / density if density else 0)
 
 
+def is_causal(signature: Signature) -> bool:
+    """Whether a fused attention spares what a causal mask hides: the flag after dropout_p."""
+    pairs = zip(signature.attributes, signature.attributes[1:], strict=False)
+    return next((b for a, b in pairs if isinstance(a, float) and isinstance(b, bool)), False)
+
+
 def _dropout(signature: Signature) -> float:
     """The attribute dropout_p: in every form of attention the float before is_causal or another flag."""
     pairs = zip(signature.attributes, signature.attributes[1:], strict=False)

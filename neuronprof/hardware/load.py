@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronprof.errors import NeuronprofError
-from neuronprof.hardware.spec import Chip, Quantity
+from neuronprof.hardware.spec import Chip, Kernels, Quantity
 from neuronprof.terms import Provenance
 
 _FOLDER = Path(__file__).parent
@@ -18,6 +18,8 @@ _SECTIONS: dict[str, dict[str, Field[Any]]] = {
     for f in fields(Chip)
     if isinstance(f.type, type) and is_dataclass(f.type)
 }
+_OPTIONAL = {"kernels": Kernels}
+_SECTIONS |= {name: {f.name: f for f in fields(section)} for name, section in _OPTIONAL.items()}
 _LARGEST = 1e30  # beyond any number of a machine, and out of the way of infinity
 _ENTRIES = ("value", "unit", "provenance", "source")
 
@@ -57,18 +59,22 @@ def _chip(path: Path) -> Chip:
     if "base" in head:
         base = _base(head["base"], path)
         head = {"title": base.title, "topology": base.topology, **head}
+        inherited = {s: {f: base.quantities.get(f"{s}.{f}") for f in names} for s, names in _SECTIONS.items()}
         sections = {
-            s: {f: base.quantities[f"{s}.{f}"] for f in names} | given.get(s, {}) for s, names in _SECTIONS.items()
+            s: {f: q for f, q in known.items() if q} | given.get(s, {})
+            for s, known in inherited.items()
+            if s in given or s not in _OPTIONAL or getattr(base, s)
         }
     _check_complete(head, sections, path)
     built = {
         f.name: f.type(**_values(sections[f.name])) for f in fields(Chip) if f.name in _SECTIONS and callable(f.type)
     }
+    built |= {name: section(**_values(sections[name])) for name, section in _OPTIONAL.items() if name in sections}
     chip = Chip(
         name=path.stem,
         title=head["title"],
         topology=head["topology"],
-        quantities={f"{s}.{f}": sections[s][f] for s, names in _SECTIONS.items() for f in names},
+        quantities={f"{s}.{f}": sections[s][f] for s, names in _SECTIONS.items() if s in sections for f in names},
         **built,
     )
     if chip.package.cores % chip.package.lnc:
@@ -167,7 +173,7 @@ def _check_complete(head: dict[str, str], sections: Sections, path: Path) -> Non
         if name not in head:
             raise NeuronprofError(f"{path}: {name} is missing.")
     for section, names in _SECTIONS.items():
-        for name in names:
+        for name in names if section in sections or section not in _OPTIONAL else ():
             if name not in sections.get(section, {}):
                 raise NeuronprofError(
                     f'{path}: {section}.{name} is missing; give it, or start from a shipped chip with base = "trainium4".'

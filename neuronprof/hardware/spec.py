@@ -130,6 +130,31 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class Kernels:
+    """How a GPU runs operators: one kernel after another on a stream, each spread over all SMs. Chips without this section are compiled.
+
+    gap: from the end of a kernel to the first instruction of the next; issue: host time to launch one, where no graph does. tile: a GEMM is
+    computed in tiles of the result, the largest tile x tile / 2, one a SM at a time; prologue: K that a tile costs besides its own, to fill
+    and drain its pipeline; operands: result elements that cost as much as one row or column of operands of a tile. gemm, gemm_fp8: share
+    of the peak that large products reach; attention, attention_backward: that fused attention reaches. streaming, rows, irregular: share
+    of hbm_bandwidth that element-wise kernels, kernels along rows (norms, softmax, sums), and gathers, scatters and sorts reach.
+    """
+
+    gap: float = unit("s")
+    issue: float = unit("s")
+    tile: float = unit("elements")
+    prologue: float = unit("elements")
+    operands: float = unit("elements")
+    gemm: float = unit("fraction")
+    gemm_fp8: float = unit("fraction")
+    attention: float = unit("fraction")
+    attention_backward: float = unit("fraction")
+    streaming: float = unit("fraction")
+    rows: float = unit("fraction")
+    irregular: float = unit("fraction")
+
+
+@dataclass(frozen=True, slots=True)
 class Price:
     """On-demand or comparable price of one chip for an hour."""
 
@@ -155,6 +180,7 @@ class Chip:
     efa: Link
     host: Host
     price: Price
+    kernels: Kernels | None = None
     quantities: dict[str, Quantity] = field(default_factory=dict, repr=False)
 
     def ranks(self, lnc: int) -> int:

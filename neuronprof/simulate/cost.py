@@ -12,6 +12,7 @@ import numpy as np
 from neuronprof.graph.ir import DTYPE_BYTES
 from neuronprof.hardware.spec import Chip, Dma, LaneEngine, TensorEngine
 from neuronprof.program import DMA_OPCODES, Opcode, Program
+from neuronprof.simulate import kernelcost
 
 PICOSECONDS = 1e12
 
@@ -21,6 +22,8 @@ def durations(program: Program, chip: Chip, lnc: int, active_ranks: int) -> np.n
 
     active_ranks: ranks of the job on one chip; they share its HBM bandwidth evenly.
     """
+    if chip.kernels:
+        return kernelcost.durations(program, chip, chip.kernels)
     result = np.zeros(len(program), np.int64)
     itemsize = np.array([DTYPE_BYTES.get(d, 4) for d in program.dtypes] or [4])[program.dtype]
     for opcode in np.unique(program.opcode):

@@ -9,7 +9,8 @@ import numpy as np
 
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import ReplicaGroup
-from neuronprof.program import Opcode, Program, Queue
+from neuronprof.hardware.spec import Chip
+from neuronprof.program import PRODUCTS, Opcode, Program, Queue
 from neuronprof.simulate import cost
 from neuronprof.simulate.job import Job
 from neuronprof.simulate.network import Transfer, collective
@@ -85,7 +86,7 @@ def fleet(programs: Sequence[Program], job: Job) -> Fleet:
         duration=duration,
         wire=wire,
         link=link,
-        delay=np.where(served, int(job.chip.dma.start * cost.PICOSECONDS), 0),
+        delay=np.where(served, int(_start(job.chip) * cost.PICOSECONDS), 0),
         deps_ptr=np.concatenate([[0], *pointers]).astype(np.int64),
         deps=np.concatenate([p.deps + o for p, o in zip(programs, base, strict=False)]).astype(np.int32),
         causes=np.concatenate([dependency_causes(p) for p in programs]),
@@ -98,6 +99,11 @@ def fleet(programs: Sequence[Program], job: Job) -> Fleet:
     )
 
 
+def _start(chip: Chip) -> float:
+    """Seconds from what a load or store waits for to its first byte."""
+    return chip.kernels.gap if chip.kernels else chip.dma.start
+
+
 def _kinds(opcode: np.ndarray, served: np.ndarray) -> np.ndarray:
     kinds = {Opcode.COLLECTIVE: MEET, Opcode.SEND: SEND, Opcode.RECV: RECV}
     return np.select([served, *(opcode == o for o in kinds)], [SERVED, *kinds.values()], COMPUTE).astype(np.int8)
@@ -105,7 +111,7 @@ def _kinds(opcode: np.ndarray, served: np.ndarray) -> np.ndarray:
 
 def _scales(opcode: np.ndarray) -> np.ndarray:
     fixed = np.isin(opcode, [Opcode.LAUNCH, Opcode.HOST_SYNC, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV])
-    return np.select([fixed, opcode == Opcode.MATMUL], [FIXED, ARRAY], CHIP).astype(np.int8)
+    return np.select([fixed, np.isin(opcode, PRODUCTS)], [FIXED, ARRAY], CHIP).astype(np.int8)
 
 
 def _times(

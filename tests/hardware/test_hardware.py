@@ -5,7 +5,7 @@ import pytest
 
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import chip_names, load_chip
-from neuronprof.hardware.spec import Chip
+from neuronprof.hardware.spec import Chip, Kernels
 from neuronprof.terms import Provenance
 
 GPUS = ["a100-80gb", "b200", "gb200", "h100-80gb", "h200"]
@@ -33,6 +33,8 @@ def test_every_number_has_unit_provenance_and_source(name: str) -> None:
     expected = {
         f"{s.name}.{f.name}": f for s in fields(Chip) if hasattr(s.type, "__dataclass_fields__") for f in fields(s.type)
     }
+    if name in GPUS:
+        expected |= {f"kernels.{f.name}": f for f in fields(Kernels)}
     assert set(chip.quantities) == set(expected)
     for key, quantity in chip.quantities.items():
         assert quantity.unit == expected[key].metadata["unit"], key

@@ -1,0 +1,38 @@
+"""Lowering to kernels: what runs side by side, and what follows what."""
+
+import toys
+
+from neuronprof.compile.lower import compile_graph
+from neuronprof.program import Access, Opcode
+from neuronprof.terms import Role
+
+
+def shown(program):
+    deps = [program.deps[program.deps_ptr[i] : program.deps_ptr[i + 1]].tolist() for i in range(len(program))]
+    return [
+        (Opcode(o).name, operands, d)
+        for o, operands, d in zip(program.opcode, program.operands.tolist(), deps, strict=True)
+    ]
+
+
+def test_a_product_and_what_follows_are_two_kernels():
+    # x and w have 128 KiB and 512 KiB; the result of 128 KiB stays in the cache for the second kernel.
+    assert shown(compile_graph(toys.mlp(batch=128), toys.gpu(), 1)) == [
+        ("MATMUL", [1, 128, 512, 512], []),
+        ("DMA_LOAD", [640 * 2**10, 640 * 2**10, Access.STREAMING, 0], []),
+        ("TENSOR_SCALAR", [128 * 512, 1, 0, 0], [0, 1]),
+        ("DMA_STORE", [128 * 2**10, 128 * 2**10, Access.STREAMING, 0], [0, 1]),
+    ]
+
+
+def test_fused_attention_is_one_kernel_of_which_a_causal_mask_spares_half():
+    g = toys.GraphBuilder()
+    q, k, v = (g.tensor(2, 4, 256, 64, dtype="bfloat16", role=Role.INPUTS) for _ in range(3))
+    out = g.tensor(2, 4, 256, 64, dtype="bfloat16", birth=0)
+    g.op("aten._scaled_dot_product_flash_attention.default", [q, k, v], [out], attributes=(0.0, True))
+    # Two products of 8 heads, 256 x 64 x 256, of which 128 rows are left; four tensors of 256 KiB.
+    assert shown(compile_graph(g.graph(), toys.gpu(), 1)) == [
+        ("ATTENTION", [16, 128, 64, 256], []),
+        ("DMA_LOAD", [768 * 2**10, 768 * 2**10, Access.STREAMING, 0], []),
+        ("DMA_STORE", [256 * 2**10, 256 * 2**10, Access.STREAMING, 0], []),
+    ]

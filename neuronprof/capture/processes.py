@@ -31,3 +31,4 @@ def install(patches: Patches, engine: Engine, world: int | None = None, rank: in
         sharded.install(patches)
         job = None if world is None else (world, rank)
         Ranks(job, engine.collectives.book, engine.joined, engine.note).install(patches)
+        engine.collectives.p2p.install(patches)

@@ -10,44 +10,16 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from neuronprof.capture import mainmodule, tracebacks
+from neuronprof.capture.options import CaptureOptions
 from neuronprof.capture.patching import Patches
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.ir import Recording
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from neuronprof.capture.distributed.peers import Job, Peers
     from neuronprof.capture.engine import Engine
-
-DEFAULT_STEPS = 3
-DEFAULT_WARMUP = 1
-
-
-@dataclass(frozen=True)
-class CaptureOptions:
-    """What the command line says about recording.
-
-    values: 'auto', 'real' or 'none'. steps: how many to record (None: the default, and the script runs on to its own end).
-    warmup: steps before the first recorded one. stop: end the script after the last recorded step (None: only where steps
-    is given). module: the script is the name of a module, as in `python -m`. world_size, rank: ranks of the job and which of
-    them is recorded (None: as the script or the environment of its launcher says).
-    """
-
-    values: str = "auto"
-    steps: int | None = None
-    warmup: int = DEFAULT_WARMUP
-    stop: bool | None = None
-    module: bool = False
-    world_size: int | None = None
-    rank: int = 0
-
-    @property
-    def steps_to_record(self) -> int:
-        """The number of steps in the recording, if the script has as many."""
-        return DEFAULT_STEPS if self.steps is None else self.steps
-
-    @property
-    def stops(self) -> bool:
-        """Whether the script is ended after its last recorded step."""
-        return self.steps is not None if self.stop is None else self.stop
 
 
 @dataclass(frozen=True)
@@ -72,26 +44,57 @@ class _Terminated(BaseException):
 
 
 def record_script(script: str, argv: list[str], options: CaptureOptions) -> Outcome:
-    """Runs script as __main__ with argv and records its training steps.
+    """Runs script as __main__ with argv and records its training steps, on as many ranks as exchange messages.
 
     Errors of the script are printed on stderr as Python prints them; the steps before them are in the recording.
 
     Raises:
         NeuronprofError: PyTorch is missing, the script cannot be found, or it ran to its end without a training step.
     """
-    program = mainmodule.find_module(script) if options.module else mainmodule.find_file(script)
+    _program(script, options)  # a wrong name is told before PyTorch is imported, which takes seconds
     _require_torch()
+    from neuronprof.capture.distributed.peers import Job
+
+    return record_rank(Job.now(script, argv, options), options)
+
+
+def record_rank(job: "Job", options: CaptureOptions, hub: "Connection | None" = None) -> Outcome:
+    """Runs a script as one rank; as record_script. hub: where a rank that another one asked for finds the others."""
+    program = _program(job.script, options)
+    from neuronprof.capture.distributed.peers import Peers
     from neuronprof.capture.engine import Engine
 
-    engine = Engine(options.values, _notice)
+    engine = Engine(options.values, _notice if hub is None else _silent)
     engine.script_folder = program.folder
     engine.stop_after = options.warmup + options.steps_to_record
-    engine.on_complete = _on_complete(options)
+    engine.on_complete = _on_complete(options, _notice if hub is None else _silent)
+    peers = engine.collectives.p2p.peers = Peers(job, engine.collectives.book, hub)
     ending = _Ending()
-    with _simulated_machine(engine, options), _sigterm_raises():
-        mainmodule.run(program, argv, ending.of)
-    recording = _finished(engine, program.name, argv, options, ending)
+    try:
+        with _simulated_machine(engine, options), _sigterm_raises():
+            mainmodule.run(program, list(job.argv), ending.of)
+        recording = _finished(engine, program.name, list(job.argv), options, ending)
+        if hub is None and peers.started:
+            recording = _with_peers(recording, engine, peers, ending)
+    finally:
+        peers.close()
     return Outcome(recording, ending.exit_code, ending.ended_by)
+
+
+def _with_peers(recording: Recording | None, engine: "Engine", peers: "Peers", ending: "_Ending") -> Recording | None:
+    """The recording of all ranks that ran; None where one of them recorded nothing."""
+    from neuronprof.capture.distributed import stages
+
+    results = peers.collect(end=ending.ended_by not in ("end", "exit", "stop"))
+    if ending.exit_code == 0 and any(ended_by == "error" for _, ended_by in results.values()):
+        ending.exit_code, ending.ended_by = 1, "error"
+    recordings = {engine.collectives.book.rank: recording} | {rank: found for rank, (found, _) in results.items()}
+    whole = {rank: found for rank, found in recordings.items() if found is not None}
+    return stages.joined(whole, engine.note) if len(whole) == len(recordings) else None
+
+
+def _program(script: str, options: CaptureOptions) -> mainmodule.Program:
+    return mainmodule.find_module(script) if options.module else mainmodule.find_file(script)
 
 
 def _require_torch() -> None:
@@ -108,13 +111,17 @@ def _notice(text: str) -> None:
     print(f"neuronprof: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _on_complete(options: CaptureOptions) -> Callable[[], None]:
+def _silent(_text: str) -> None:
+    """What the first rank says needs no other one to say it again."""
+
+
+def _on_complete(options: CaptureOptions, notice: Callable[[str], None]) -> Callable[[], None]:
     def stop() -> NoReturn:
         raise StopRecording
 
     def run_on() -> None:
         steps = options.steps_to_record
-        _notice(f"recorded {steps} step{'s' * (steps != 1)}; the script runs on unrecorded (Ctrl-C ends it)")
+        notice(f"recorded {steps} step{'s' * (steps != 1)}; the script runs on unrecorded (Ctrl-C ends it)")
 
     return stop if options.stops else run_on
 

@@ -79,8 +79,9 @@ class CollectiveCall:
 
     kind: a terms.Collective. nbytes: the larger side of one rank's message (what an all-gather makes, what a reduce-scatter takes, what a
     send moves). group: who takes part. peer: of a Send or Recv, the pipeline stage at the other end; messages between two stages arrive in
-    the order in which they were sent. uneven: of an all-to-all, the most that a rank sends or takes over the mean. stream: 0 where the
-    next operators wait for it, 1 for weights gathered ahead of their use, 2 for gradients reduced behind backward.
+    the order in which they were sent; number: its place in that order, 0 where it does not matter any more. uneven: of an all-to-all, the
+    most that a rank sends or takes over the mean. stream: 0 where the next operators wait for it, 1 for weights gathered ahead of their
+    use, 2 for gradients reduced behind backward.
     """
 
     kind: str
@@ -89,6 +90,7 @@ class CollectiveCall:
     peer: int = 0
     uneven: float = 1.0
     stream: int = 0
+    number: int = 0
 
     @property
     def axis(self) -> str:

@@ -8,7 +8,7 @@ import torch
 from neuronprof.capture.distributed import messages, results, streams
 from neuronprof.capture.distributed.groups import Book, Call
 from neuronprof.capture.distributed.messages import FORMS, Message
-from neuronprof.capture.distributed.p2p import Ring
+from neuronprof.capture.distributed.p2p import PointToPoint
 from neuronprof.capture.signatures import Operator
 from neuronprof.terms import Collective
 
@@ -32,20 +32,20 @@ class Recording(Protocol):
 class Collectives:
     """Executes collective operators for one rank of a world whose other ranks do not exist.
 
-    book: the groups of the run. ring: pairs sends with receives.
+    book: the groups of the run. p2p: what happens to sends and receives.
     """
 
     def __init__(self, engine: Recording) -> None:
         self.book = Book()
         self._engine = engine
-        self.ring = Ring(self._permute)
+        self.p2p = PointToPoint(self._permute, self._message)
 
     def execute(self, func: Any, operator: Operator, args: tuple[Any, ...], simulated: bool) -> Any:
         """Executes one collective operator and returns what the dispatcher expects; simulated: large results get no values."""
         message = messages.read(operator.name, args)
         group = self.book.note(message.group)
         if message.kind in (Collective.SEND, Collective.RECV):
-            self.ring.add(message)
+            self.p2p.add(message)
             return results.work(args[0])
         if message.group.size() > 1 and message.kind != Collective.BARRIER:
             self._engine.note(ALIKE)
@@ -76,17 +76,27 @@ class Collectives:
         call = Call(Collective.PERMUTE, sum(t.nbytes for t in sent), name, -1, 1.0, streams.current())
         self._engine.record(PERMUTE, args, None, call)
 
+    def _message(self, message: Message, peer: int, number: int) -> None:
+        """A message to or from a rank that runs another program."""
+        name = self.book.note(message.group)
+        call = Call(message.kind, message.nbytes, name, peer, number=number)
+        self._engine.record(MESSAGES[message.kind], (list(message.sent or message.received),), None, call)
 
-class _Permute:
-    """Stands for an operator of the dispatcher that PyTorch does not have."""
+
+class _Operator:
+    """Stands for an operator of the dispatcher that PyTorch does not have, or has in several forms."""
 
     namespace = "neuronprof"
 
+    def __init__(self, name: str) -> None:
+        self._name = name
+
     def __str__(self) -> str:
-        return messages.PERMUTE
+        return self._name
 
 
-PERMUTE = _Permute()
+PERMUTE = _Operator(messages.PERMUTE)
+MESSAGES = {Collective.SEND: _Operator(messages.SEND), Collective.RECV: _Operator(messages.RECV)}
 
 
 def _nbytes(message: Message, out: Any) -> int:

@@ -17,7 +17,10 @@ _KNOWN_AS = {"tensor": "tp", "data": "dp", "pipeline": "pp", "context": "cp", "e
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A recorded collective: as CollectiveCall, but with the group's name in place of its description; peer: a rank of the world."""
+    """A recorded collective: as CollectiveCall, but with the group's name in place of its description.
+
+    peer: a rank of the world; number: of a message between two ranks, counted from the first of the run.
+    """
 
     kind: Collective
     nbytes: int
@@ -25,6 +28,7 @@ class Call:
     peer: int = -1
     uneven: float = 1.0
     stream: int = 0
+    number: int = 0
 
 
 @dataclass
@@ -63,7 +67,8 @@ class Book:
         """The calls with their replica groups; note is told of groups that are no regular pattern."""
         groups = self._replica_groups(calls.values(), note)
         return {
-            op: CollectiveCall(c.kind, c.nbytes, groups[c.group], c.peer, c.uneven, c.stream) for op, c in calls.items()
+            op: CollectiveCall(c.kind, c.nbytes, groups[c.group], c.peer, c.uneven, c.stream, c.number)
+            for op, c in calls.items()
         }
 
     def axes(self, calls: Iterable[CollectiveCall]) -> dict[str, int]:
@@ -112,6 +117,8 @@ def _axis_of(description: str) -> str:
 def _guessed(calls: list[Call], extents: tuple[tuple[int, int], ...], world: int) -> str:
     """The axis of a group without a name, by what it is used for."""
     kinds = {call.kind for call in calls}
+    if Collective.SEND in kinds or Collective.RECV in kinds:
+        return "pp"
     if any(call.stream for call in calls) or extents == ((world, 1),):
         return "dp"
     if Collective.ALL_TO_ALL in kinds:

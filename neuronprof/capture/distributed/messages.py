@@ -12,6 +12,7 @@ from neuronprof.capture.signatures import tensors_in
 from neuronprof.terms import Collective
 
 PERMUTE = "neuronprof.permute_.default"
+SEND, RECV = "c10d.send.default", "c10d.recv_.default"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,44 +1,129 @@
-"""Point to point: sends and receives by which all ranks of a group pass data on in a ring."""
+"""Point to point: sends and receives. Ranks that pass data on in a ring run the same program, a pipeline's stages different ones."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Work
+from torch.utils._python_dispatch import _disable_current_modes
 
-from neuronprof.capture.distributed.messages import Message
+from neuronprof.capture.distributed.messages import Message, members
+from neuronprof.capture.distributed.peers import Peers
+from neuronprof.capture.patching import Patches
+from neuronprof.capture.simtensor import Sim
 from neuronprof.errors import NeuronprofError
 from neuronprof.terms import Collective
 
 _Permute = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], Message], None]
+_Record = Callable[[Message, int, int], None]
+_STARTED_TOGETHER = 64
+"""Ranks of a group that are started when one of them is needed; of a larger group each is started when it is named."""
 
 
-class Ring:
-    """Pairs each send with the receive from the rank at the same distance on the other side.
+class PointToPoint:
+    """Pairs each send with the receive from the rank at the same distance on the other side, or passes them on to other ranks.
 
-    All ranks run the same program: where this one sends to the next but one, the last but one sends to this one. permute: is called with
-    what is sent and received once both are known, and one of the two messages.
+    Where all ranks run the same program, this one sends to the next but one and the last but one sends to it: a permutation. A group in
+    which a message is waited for before its partner has been posted is no such ring: its ranks are run as processes of their own, and what
+    has values travels between them. permute: is called with what is sent and received, and one of the two messages; record: with a message
+    to or from another rank, that rank, and the number of the message among those of the two.
     """
 
-    def __init__(self, permute: _Permute) -> None:
-        self._permute = permute
-        self._waiting: list[Message] = []
+    def __init__(self, permute: _Permute, record: _Record) -> None:
+        self.peers: Peers | None = None
+        self._permute, self._record = permute, record
+        self._unpaired: list[Message] = []
+        self._apart: set[str] = set()
+        self._expected: dict[int, list[tuple[torch.Tensor, int, str]]] = defaultdict(list)
+        self._numbers: dict[tuple[int, int], int] = defaultdict(int)
+        self._keys: dict[tuple[int, int, str], int] = defaultdict(int)
+
+    def install(self, patches: Patches) -> None:
+        """Listens to who waits for what, until patches is undone."""
+
+        def wait(original: Callable[..., Any], work: Any, *args: Any, **kwargs: Any) -> Any:
+            value = work.get_future().value() if self._unpaired or self._expected else ()
+            for tensor in value if isinstance(value, (list, tuple)) else ():
+                if isinstance(tensor, torch.Tensor):
+                    self.waited(tensor)
+            return original(work, *args, **kwargs)
+
+        patches.wrap(Work, "wait", wait)
 
     def add(self, message: Message) -> None:
         """Takes a send or a receive.
 
         Raises:
-            NeuronprofError: earlier ones have found no partner, so that the ranks must run different programs.
+            NeuronprofError: the ranks run different programs, and this one is recorded alone.
         """
-        partner = next((w for w in self._waiting if _partners(w, message)), None)
-        if partner is None:
-            self._waiting.append(message)
-            if len(self._waiting) > 2 * max(64, message.group.size()):
-                raise NeuronprofError(
-                    "The script sends to ranks from which no rank at the same distance sends to it: its ranks run different programs."
-                )
+        if str(message.group.group_name) in self._apart:
+            self._exchange(message)
             return
-        self._waiting.remove(partner)
+        partner = next((w for w in self._unpaired if _partners(w, message)), None)
+        if partner is None:
+            self._unpaired.append(message)
+            return
+        self._unpaired.remove(partner)
         sends, receives = (message, partner) if message.kind == Collective.SEND else (partner, message)
         self._permute(sends.sent, receives.received, message)
+
+    def waited(self, tensor: torch.Tensor) -> None:
+        """The script waits for the message that a tensor is sent or received by.
+
+        Raises:
+            LostPeerError: the message will never come.
+        """
+        alone = next((m for m in self._unpaired if any(t is tensor for t in (*m.sent, *m.received))), None)
+        if alone is not None:
+            self._separate(str(alone.group.group_name))
+        for into, source, key in self._expected.pop(id(tensor), ()):
+            assert self.peers is not None
+            data = self.peers.get(source, key)
+            if data is not None:
+                with _disable_current_modes():
+                    _fill(into, data)
+
+    def _separate(self, group: str) -> None:
+        self._apart.add(group)
+        for message in [m for m in self._unpaired if str(m.group.group_name) == group]:
+            self._unpaired.remove(message)
+            self._exchange(message)
+
+    def _exchange(self, message: Message) -> None:
+        if self.peers is None:
+            raise NeuronprofError(
+                "The script's ranks send each other messages as the stages of a pipeline do; record it as a whole, with "
+                "'neuronprof record --world-size N'."
+            )
+        ranks = members(message.group)
+        peer = dist.get_global_rank(message.group, message.peer) if message.peer >= 0 else message.peer
+        self.peers.start(ranks if len(ranks) <= _STARTED_TOGETHER and len(ranks) < dist.get_world_size() else [peer])
+        sends = message.kind == Collective.SEND
+        link = (dist.get_rank(), peer) if sends else (peer, dist.get_rank())
+        self._record(message, peer, self._numbers[link])
+        self._numbers[link] += 1
+        for tensor in message.sent if sends else message.received:
+            name = f"{message.group.group_name} {message.args[3] if message.peer >= 0 else message.args[2]}"
+            key = f"{name} {self._keys[(*link, name)]}"
+            self._keys[(*link, name)] += 1
+            if sends:
+                with _disable_current_modes():
+                    self.peers.put(peer, key, None if isinstance(tensor, Sim) else _values(tensor))
+            elif not isinstance(tensor, Sim):
+                self._expected[id(tensor)].append((tensor, peer, key))
+
+
+def _values(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _fill(tensor: torch.Tensor, data: bytes) -> None:
+    values = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(tensor.dtype)
+    if len(values) == tensor.numel():
+        with torch.no_grad():
+            tensor.copy_(values.view(tensor.shape))
 
 
 def _partners(one: Message, other: Message) -> bool:

@@ -90,18 +90,20 @@ def _first_loads(part: Program) -> list[int]:
 
 def _levels(parts: list[Program], base: np.ndarray) -> np.ndarray:
     """HBM levels of the whole: what is there from the start, then what each chunk adds and frees."""
-    held = np.zeros(len(ROLES), np.int64)
-    rows: list[tuple[int, int, int]] = []
+    held = [0] * len(ROLES)
+    rows: list[np.ndarray] = []
     for number, (part, first) in enumerate(zip(parts, base.tolist(), strict=False)):
-        level = np.zeros(len(ROLES), np.int64)
-        for instruction, role, nbytes in part.memory.tolist():
-            if instruction < 0:
-                level[role] = nbytes
-                if number == 0:
-                    held[role] = nbytes
-                    rows.append((-1, role, nbytes))
-                continue
-            held[role] = max(0, held[role] + nbytes - level[role])
-            level[role] = nbytes
-            rows.append((first + instruction, role, int(held[role])))
-    return np.array(rows, np.int64).reshape(-1, 3)
+        added = part.memory.copy()
+        for role in np.unique(added[:, 1]).tolist():
+            at = np.flatnonzero(added[:, 1] == role)
+            initial = int(added[at[0], 2]) if added[at[0], 0] < 0 else 0
+            if number == 0:
+                held[role] = initial
+            # Nothing falls below zero: what a chunk frees without having counted it was never there.
+            changes = np.cumsum(np.diff(added[at, 2], prepend=initial)) + held[role]
+            added[at, 2] = changes - np.minimum(np.minimum.accumulate(changes), 0)
+            held[role] = int(added[at[-1], 2])
+        kept = added[:, 0] >= 0 if number else np.ones(len(added), bool)
+        added[added[:, 0] >= 0, 0] += first
+        rows.append(added[kept])
+    return np.concatenate(rows) if rows else np.zeros((0, 3), np.int64)

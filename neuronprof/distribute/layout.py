@@ -1,6 +1,6 @@
 """Layout: over which axes a model for one device is spread, and how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import Mesh
@@ -40,6 +40,12 @@ class Layout:
     def world(self) -> int:
         """Number of ranks."""
         return self.dp * self.tp * self.pp * self.cp
+
+    def text(self) -> str:
+        """What differs from one rank, as options: '--dp 2 --zero 1'."""
+        given = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
+        names = [(name.replace("_", "-"), value) for name, value in given]
+        return " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in names)
 
     def validate(self) -> None:
         """Refuses what no model could be laid out as.

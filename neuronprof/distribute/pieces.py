@@ -11,7 +11,8 @@ from neuronprof.graph.ir import Graph
 from neuronprof.graph.ops import work
 from neuronprof.terms import PHASES, Phase, Role
 
-FORWARD, BACKWARD, STEP = range(3)
+FORWARD, BACKWARD, WEIGHTS, STEP = REGIONS = range(4)
+GRADIENT_REGIONS = (BACKWARD, WEIGHTS)
 EVERYWHERE = -1  # cheap, from the input data alone: every piece that needs it computes it
 _BACKWARD = [PHASES.index(p) for p in (Phase.BACKWARD, Phase.RECOMPUTE)]
 # A byte in HBM costs about as much time as so many operations: 4 PFLOP/s over 20 TB/s, halved for what matmuls reach.
@@ -21,8 +22,9 @@ _LAYER = re.compile(r"^(.*?)\.?(\d+)(?:\.|$)")
 
 @dataclass(frozen=True)
 class Pieces:
-    """region: FORWARD, BACKWARD or STEP of each operator; piece: of each operator (EVERYWHERE; for STEP operators what decides is owner).
+    """region: of each operator, FORWARD, BACKWARD, WEIGHTS (backward of weights, where it is a pass of its own) or STEP.
 
+    piece: of each operator (EVERYWHERE; for STEP operators what decides is owner).
     owner: of each parameter's name, its piece; layer: of each operator, its repeated block (-1: none).
     """
 

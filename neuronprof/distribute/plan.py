@@ -9,7 +9,7 @@ from neuronprof.distribute.data_parallel import data_parallel
 from neuronprof.distribute.layout import Layout
 from neuronprof.distribute.pieces import BACKWARD, FORWARD, STEP, Pieces, cut, regions
 from neuronprof.distribute.schedules import Action, Pass, schedule
-from neuronprof.distribute.sharding import shard, split_batch
+from neuronprof.distribute.sharding import Sharder
 from neuronprof.distribute.zero import Shares, keep_parts, share_out
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.edit import GraphEditor
@@ -45,17 +45,33 @@ def plan(graph: Graph, layout: Layout) -> Plan:
     Raises:
         NeuronprofError: the model cannot be laid out as asked.
     """
-    layout.validate()
-    mesh = layout.mesh()
-    if layout.microbatches > 1 or layout.pp > 1:
-        _refuse_accumulation(graph)
-    graph, notes = shard(split_batch(graph, layout.microbatches), mesh, sequence_parallel=layout.sequence_parallel)
-    replicas = mesh.group("cp", "dp") if layout.cp > 1 else mesh.group("dp")
-    if layout.pp == 1 and layout.microbatches == 1:
-        stages: tuple[StagePlan, ...] = (StagePlan((_reduced(graph, layout, replicas),), ((0, 0),)),)
-    else:
-        stages = _Pipeline(graph, layout, mesh, replicas).stages()
-    return Plan(mesh, layout, stages, notes)
+    return Planner(graph).plan(layout)
+
+
+class Planner:
+    """Plans layouts of one step; what several layouts have in common is done once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._sharder = Sharder(graph)
+
+    def plan(self, layout: Layout) -> Plan:
+        """As the function `plan`.
+
+        Raises:
+            NeuronprofError: the model cannot be laid out as asked.
+        """
+        layout.validate()
+        mesh = layout.mesh()
+        if layout.microbatches > 1 or layout.pp > 1:
+            _refuse_accumulation(self._graph)
+        graph, notes = self._sharder.shard(mesh, layout.microbatches, sequence_parallel=layout.sequence_parallel)
+        replicas = mesh.group("cp", "dp") if layout.cp > 1 else mesh.group("dp")
+        if layout.pp == 1 and layout.microbatches == 1:
+            stages: tuple[StagePlan, ...] = (StagePlan((_reduced(graph, layout, replicas),), ((0, 0),)),)
+        else:
+            stages = _Pipeline(graph, layout, mesh, replicas).stages()
+        return Plan(mesh, layout, stages, notes)
 
 
 def _reduced(graph: Graph, layout: Layout, replicas: ReplicaGroup) -> Graph:

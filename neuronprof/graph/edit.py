@@ -1,5 +1,6 @@
 """Rewriting a graph: its operators are issued again one after another, changed, left out, or with others between them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +24,8 @@ class GraphEditor:
     _counts: list[int] = field(default_factory=list)
     _operands: list[int] = field(default_factory=list)
     _in_order: list[Signature] = field(default_factory=list)
+    _known: dict[int, int] = field(default_factory=dict)  # id of a signature: its number; hashing a long one is slow
+    _kept: list[Signature] = field(default_factory=list)
     _moved: dict[int, int] = field(default_factory=lambda: {-1: -1})
     _dies_with: dict[int, int] = field(default_factory=dict)
 
@@ -65,28 +68,36 @@ class GraphEditor:
 
     def _issue(self, signature: Signature, operands: list[int], like: int) -> int:
         self._like.append(like)
-        if signature not in self.signatures:
-            self.signatures[signature] = len(self._in_order)
-            self._in_order.append(signature)
-        self._signature.append(self.signatures[signature])
+        number = self._known.get(id(signature))
+        self._signature.append(self._number(signature) if number is None else number)
         self._counts.append(len(operands))
         self._operands.extend(operands)
         return len(self._like) - 1
 
-    def finish(self) -> Graph:
-        """The new graph. An old buffer is born and dies with the nearest operator that was issued again."""
+    def _number(self, signature: Signature) -> int:
+        number = self.signatures.setdefault(signature, len(self._in_order))
+        if number == len(self._in_order):
+            self._in_order.append(signature)
+        self._known[id(signature)] = number
+        self._kept.append(signature)  # so that nothing else gets its id
+        return number
+
+    def used(self) -> set[int]:
+        """Buffers that the operators issued so far have as operands."""
+        return set(self._operands) - {-1}
+
+    def finish(self, keep: Sequence[int] | None = None) -> Graph:
+        """The new graph. An old buffer is born and dies with the nearest operator that was issued again.
+
+        keep: the buffers that it has, in this order, of those that operators use all (None: every buffer, under its index).
+        """
         graph, like = self.graph, np.array(self._like, np.int64)
-        old = len(graph.buffers)
-        at = self._positions()
-        buffers = [
-            replace(
-                b, birth=-1 if b.birth < 0 else int(at[0][b.birth]), death=-1 if b.death < 0 else int(at[1][b.death])
-            )
-            for b in self.buffers[:old]
-        ]
-        for index in range(old, len(self.buffers)):
-            last = self._dies_with[index]
-            buffers.append(replace(self.buffers[index], death=-1 if last < 0 else int(at[1][last])))
+        operands = np.array(self._operands, np.int32)
+        if keep is not None:
+            place = np.full(len(self.buffers) + 1, -1, np.int32)
+            place[np.array(keep, np.int64)] = np.arange(len(keep))
+            operands = place[operands]
+        buffers = self._finished(range(len(self.buffers)) if keep is None else keep)
         forward = [self._moved.get(f, -1) for f in graph.forward[like].tolist()]
         return replace(
             graph,
@@ -98,10 +109,22 @@ class GraphEditor:
             region=graph.region[like],
             forward=np.array(forward, np.int32),
             operand_ptr=np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64),
-            operands=np.array(self._operands, np.int32),
-            buffers=tuple(buffers),
+            operands=operands,
+            buffers=buffers,
             collectives=dict(self.collectives),
         )
+
+    def _finished(self, keep: Sequence[int]) -> tuple[Buffer, ...]:
+        first, last = (at.tolist() for at in self._positions())
+        old, buffers = len(self.graph.buffers), []
+        for index in keep:
+            b = self.buffers[index]
+            birth = b.birth if b.birth < 0 or index >= old else first[b.birth]
+            death = b.death if index < old else self._dies_with[index]
+            death = death if death < 0 else last[death]
+            same = birth == b.birth and death == b.death
+            buffers.append(b if same else Buffer(b.nbytes, birth, death, b.role, b.name))
+        return tuple(buffers)
 
     def _positions(self) -> tuple[np.ndarray, np.ndarray]:
         """New index of each old operator; of one left out, that of the next and of the last one issued."""

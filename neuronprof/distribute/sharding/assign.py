@@ -46,6 +46,7 @@ class _Assigner:
         self._free: set[int] = set()  # made by products of what nobody divides: could be divided by columns too
         self._forward = [op for op in range(len(graph)) if graph.phase[op] == _FORWARD]
         self._done = Assignment()
+        self._kinds = {id(s): work(s).kind for s in graph.signatures}
 
     def run(self) -> Assignment:
         for op in self._forward:
@@ -71,12 +72,12 @@ class _Assigner:
     def _follow_copy(self, signature: Signature, inputs: list[int], outputs: list[int]) -> None:
         """Notes which buffers are copies of weights in another type."""
         copied = len(inputs) == 1 and bool(outputs) and not signature.view and self._is_weight(inputs[0])
-        if copied and work(signature).kind is OpKind.COPY:
+        if copied and self._kinds[id(signature)] is OpKind.COPY:
             self._origin[outputs[0]] = self._origin.get(inputs[0], inputs[0])
 
     def _trace(self, signature: Signature, inputs: list[int], outputs: list[int]) -> None:
         """Follows what element-wise work makes of products that could be divided."""
-        kind = work(signature).kind
+        kind = self._kinds[id(signature)]
         if kind in (OpKind.ELEMENTWISE, OpKind.COPY, OpKind.RANDOM) and any(b in self._free for b in inputs):
             self._free.update(outputs)
 
@@ -85,7 +86,7 @@ class _Assigner:
 
     def _weight(self, signature: Signature, inputs: list[int]) -> int | None:
         """Which operand of a product is a weight matrix, if the other one is none."""
-        if work(signature).kind is not OpKind.GEMM or "convolution" in signature.name:
+        if self._kinds[id(signature)] is not OpKind.GEMM or "convolution" in signature.name:
             return None
         matrices = [i for i, t in enumerate(signature.inputs) if len(t.shape) >= _MATRIX]
         weights = [i for i in matrices if self._is_weight(inputs[i]) and i == matrices[-1]]

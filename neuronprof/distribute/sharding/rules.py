@@ -14,6 +14,7 @@ Placements = tuple[Seen, ...]
 _ADDS = frozenset(["aten.add", "aten.add_"])
 _LINEAR = {*_ADDS, "aten._to_copy", "aten.clone", "aten.copy_", "aten.sub", "aten.stack", "aten.cat", "aten.sum", "aten.mean",
            "aten.linalg_vector_norm", "aten.mul", "aten.div", "aten.mul_", "aten.div_", "aten.neg"}  # fmt: skip
+_POSITIONS = 2  # dimension of attention's operands
 _POINTWISE = (OpKind.ELEMENTWISE, OpKind.COPY, OpKind.FILL, OpKind.RANDOM)
 
 
@@ -186,12 +187,12 @@ def _product(left: str, right: str, a: Seen, b: Seen, result: Tensor) -> Seen:
 def _attention(signature: Signature, given: Placements) -> Passed:
     """(batch, heads, positions, width): batches and heads are independent; divided positions need all keys and values."""
     dim = next((g for g in given if isinstance(g, Dim)), None)
-    if dim is None:
-        return Passed(given, (None,) * len(signature.outputs))
+    if dim is None or dim.index > _POSITIONS:  # the width of a head is contracted
+        return Passed((None,) * len(given), (None,) * len(signature.outputs), known=dim is None)
     backward = "backward" in signature.name
     first = 1 if backward else 0
     keys = (first + 1, first + 2)
-    whole = dim.index == 2
+    whole = dim.index == _POSITIONS
 
     def of(i: int, tensor: Tensor) -> Seen:
         if whole and i in keys:
@@ -305,12 +306,9 @@ def _listed(signature: Signature, given: Placements, name: str) -> Passed:
         return Passed(inputs, tuple(PARTIAL if isinstance(g, Dim) else None for g in inputs[:count]))
     outputs: list[Seen] = []
     for i, tensor in enumerate(signature.outputs):
-        alike = [
-            g
-            for j, g in enumerate(inputs)
-            if j % count == i % count and isinstance(g, Dim) and signature.inputs[j].shape == tensor.shape
-        ]
-        outputs.append(alike[0] if alike else inputs[i] if i < len(inputs) else None)
+        places = range(i % count, len(inputs), count)
+        alike = (inputs[j] for j in places if isinstance(inputs[j], Dim) and signature.inputs[j].shape == tensor.shape)
+        outputs.append(next(alike, inputs[i] if i < len(inputs) else None))
     return Passed(inputs, tuple(outputs))
 
 

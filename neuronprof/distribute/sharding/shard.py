@@ -1,40 +1,75 @@
-"""The graph of one rank of a mesh: tensor, sequence and context parallelism, one axis after the other."""
+"""The graph of one rank of a mesh: micro-batches, context, tensor and sequence parallelism, one after the other."""
 
-from neuronprof.distribute.sharding.assign import assign
+from collections.abc import Callable
+
+from neuronprof.distribute.sharding.assign import Assignment, assign
 from neuronprof.distribute.sharding.placement import Dim, NotDivisibleError
-from neuronprof.distribute.sharding.split import sequence_length, shard_context
+from neuronprof.distribute.sharding.split import sequence_length, shard_context, split_batch
 from neuronprof.distribute.sharding.spread import Spread
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import Mesh
 from neuronprof.graph.ir import Graph, Tensor
 
-
-def shard(graph: Graph, mesh: Mesh, *, sequence_parallel: bool = False) -> tuple[Graph, dict[str, int]]:
-    """The graph of one rank along the axes 'tp' and 'cp', and what had no rule, with counts.
-
-    Raises:
-        NeuronprofError: the model cannot be divided as asked.
-    """
-    graph, notes = shard_context(graph, mesh)
-    if mesh.size("tp") == 1:
-        return graph, notes
-    divided, more = _shard_tensors(graph, mesh, sequence_parallel)
-    return divided, notes | more
+Divided = tuple[Graph, dict[str, int]]
 
 
-def _shard_tensors(graph: Graph, mesh: Mesh, sequence_parallel: bool) -> tuple[Graph, dict[str, int]]:
+class Sharder:
+    """Shards one graph as often as asked; what two meshes have in common is done once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._done: dict[tuple[object, ...], Divided] = {}
+        self._assignments: dict[int, Assignment] = {}
+
+    def shard(self, mesh: Mesh, microbatches: int = 1, *, sequence_parallel: bool = False) -> Divided:
+        """The graph of one rank along the axes 'tp' and 'cp' for one micro-batch, and what had no rule, with counts.
+
+        Raises:
+            NeuronprofError: the model cannot be divided as asked.
+        """
+        found = self._assignment(mesh.size("tp"))
+        key: tuple[object, ...] = ("mb", microbatches)
+        divided = self._once(key, lambda: (split_batch(self._graph, microbatches), {}))
+        if mesh.size("cp") > 1:
+            key, before = (*key, "cp", mesh.group("cp")), divided
+            divided = self._once(key, lambda: shard_context(before[0], mesh))
+        if found:
+            key, whole = (*key, "tp", mesh.group("tp"), sequence_parallel), divided
+            divided = self._once(key, lambda: _shard_tensors(whole, found, mesh, sequence_parallel))
+        return divided
+
+    def _once(self, key: tuple[object, ...], make: Callable[[], Divided]) -> Divided:
+        if key not in self._done:
+            self._done[key] = make()
+        return self._done[key]
+
+    def _assignment(self, ranks: int) -> Assignment | None:
+        """What tensor parallelism divides.
+
+        Raises:
+            NeuronprofError: it finds nothing, or what it finds cannot be divided.
+        """
+        if ranks == 1:
+            return None
+        if ranks not in self._assignments:
+            self._assignments[ranks] = assign(self._graph, ranks)
+        found = self._assignments[ranks]
+        if found.refused:
+            module, size = next(iter(found.refused.items()))
+            raise NeuronprofError(
+                f"--tp {ranks} cannot divide the {size} heads or columns of {module}; choose a divisor of {size}."
+            )
+        if not found.columns:
+            raise NeuronprofError(
+                f"--tp {ranks} finds nothing to divide: no two products of the model follow each other as column and row; "
+                "use --dp or --zero for this model."
+            )
+        return found
+
+
+def _shard_tensors(divided: Divided, found: Assignment, mesh: Mesh, sequence_parallel: bool) -> Divided:
+    graph, notes = divided
     ranks = mesh.size("tp")
-    found = assign(graph, ranks)
-    if found.refused:
-        module, size = next(iter(found.refused.items()))
-        raise NeuronprofError(
-            f"--tp {ranks} cannot divide the {size} heads or columns of {module}; choose a divisor of {size}."
-        )
-    if not found.columns:
-        raise NeuronprofError(
-            f"--tp {ranks} finds nothing to divide: no two products of the model follow each other as column and row; "
-            "use --dp or --zero for this model."
-        )
     spread = Spread(graph, ranks, mesh.group("tp"), found.place)
     if sequence_parallel:
         length = sequence_length(graph)
@@ -44,12 +79,12 @@ def _shard_tensors(graph: Graph, mesh: Mesh, sequence_parallel: bool) -> tuple[G
             )
         spread.scatter = lambda tensor: _positions(tensor, length)
     try:
-        divided = spread.run()
+        local = spread.run()
     except NotDivisibleError as error:
         raise NeuronprofError(f"--tp {ranks} cannot divide the model: {error}.") from error
     if found.whole_vocabularies:
         spread.notes["vocabulary that --tp does not divide, kept whole"] = found.whole_vocabularies
-    return divided, spread.notes
+    return local, notes | spread.notes
 
 
 def _positions(tensor: Tensor, length: int) -> Dim | None:

@@ -54,11 +54,14 @@ def shard_context(graph: Graph, mesh: Mesh) -> tuple[Graph, dict[str, int]]:
 def _inputs(graph: Graph) -> dict[int, Tensor]:
     """The step's input data: buffer to the layout in which it is seen first."""
     found: dict[int, Tensor] = {}
+    data = {i for i, b in enumerate(graph.buffers) if b.role is Role.INPUTS}
     for op in range(len(graph)):
-        signature = graph.signatures[graph.signature[op]]
         operands = graph.inputs(op) + graph.outputs(op)
+        if data.isdisjoint(operands):
+            continue
+        signature = graph.signatures[graph.signature[op]]
         for buffer, tensor in zip(operands, (*signature.inputs, *signature.outputs), strict=True):
-            if buffer >= 0 and graph.buffers[buffer].role is Role.INPUTS and tensor.shape and tensor.numel > 1:
+            if buffer in data and tensor.shape and tensor.numel > 1:
                 found.setdefault(buffer, tensor)
     return found
 

@@ -40,7 +40,17 @@ class Spread:
         return writer.finish()
 
 
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """Placements of an operator's inputs, and what its rule makes of them."""
+
+    given: Placements
+    rule: Passed
+
+
 class _Writer:
+    """Writes the graph of one rank."""
+
     def __init__(self, spread: Spread) -> None:
         self._spread, self._graph, self._ranks = spread, spread.graph, spread.ranks
         self._editor = GraphEditor(spread.graph)
@@ -49,26 +59,23 @@ class _Writer:
         self._weights = {b.name: i for i, b in enumerate(spread.graph.buffers) if b.role is Role.WEIGHTS}
         self._gathered: dict[int, int] = {}  # divided buffer: where all of it stands
         self._renamed: dict[int, int] = {}  # buffer whose sum was scattered: where the parts stand
-        self._rules: dict[tuple[int, Placements, Dim | None], Passed] = {}
+        self._decisions: dict[tuple[int, tuple[Shard | Partial | None, ...]], _Decision] = {}
+        self._signatures: dict[tuple[int, Placements, tuple[Shard | Partial | None, ...]], Signature] = {}
         self._parts: dict[tuple[Tensor, Dim], Tensor] = {}
 
     def operator(self, op: int) -> None:
-        """Issues one operator on its parts, after the collectives that it needs."""
-        graph = self._graph
+        """Issues one operator on its parts, after the collectives that it needs. Views are left out: nothing runs for them."""
+        graph, place = self._graph, self._place
         index = int(graph.signature[op])
-        signature, inputs, outputs = graph.signatures[index], graph.inputs(op), graph.outputs(op)
-        if op in graph.collectives:
+        signature = graph.signatures[index]
+        if signature.view:
+            return
+        inputs, outputs = graph.inputs(op), graph.outputs(op)
+        if op in graph.collectives or place.keys().isdisjoint(inputs + outputs):
             self._editor.copy(op, operands=[self._current(b) for b in inputs + outputs])
             return
-        if signature.view:
-            self._view(op, signature, inputs, outputs)
-            return
-        given = tuple(self._seen(b, t) for b, t in zip(inputs, signature.inputs, strict=True))
-        prefers = self._prefers(signature, given)
-        key = (index, given, prefers)
-        if key not in self._rules:
-            self._rules[key] = passed(signature, given, prefers)
-        rule = self._of_vocabulary(signature, outputs) or self._rules[key]
+        decision = self._decide(index, signature, inputs)
+        given, rule = decision.given, self._of_vocabulary(signature, outputs) or decision.rule
         if not rule.known and any(given):
             self._note(f"{signature.name} has no rule for divided tensors")
         operands = [
@@ -77,12 +84,27 @@ class _Writer:
         ]
         self._produce(op, signature, outputs, rule)
         self._mutate(signature, inputs, given, rule)
-        demanded = [self._part(t, d) for t, d in zip(signature.inputs, rule.inputs, strict=True)]
-        made = [self._made(b, t) for b, t in zip(outputs, signature.outputs, strict=True)]
-        new = replace(signature, inputs=tuple(demanded), outputs=tuple(made))
+        new = self._divided(index, signature, rule, outputs)
         for _ in range(rule.small if self._spread.group else 0):
             self._small(op, new)
         self._editor.copy(op, new, operands + [self._current(b) for b in outputs])
+
+    def _decide(self, index: int, signature: Signature, inputs: list[int]) -> _Decision:
+        """What the operator's operands are and what it demands; the same signature on the same placements is asked once."""
+        key = (index, tuple(map(self._place.get, inputs)))
+        if key not in self._decisions:
+            given = tuple(self._seen(b, t) for b, t in zip(inputs, signature.inputs, strict=True))
+            self._decisions[key] = _Decision(given, passed(signature, given, self._prefers(signature, given)))
+        return self._decisions[key]
+
+    def _divided(self, index: int, signature: Signature, rule: Passed, outputs: list[int]) -> Signature:
+        """The signature on a rank's parts."""
+        key = (index, rule.inputs, tuple(map(self._place.get, outputs)))
+        if key not in self._signatures:
+            demanded = tuple(self._part(t, d) for t, d in zip(signature.inputs, rule.inputs, strict=True))
+            made = tuple(self._made(b, t) for b, t in zip(outputs, signature.outputs, strict=True))
+            self._signatures[key] = replace(signature, inputs=demanded, outputs=made)
+        return self._signatures[key]
 
     def finish(self) -> Graph:
         """The new graph, with the sizes of its buffers."""
@@ -125,13 +147,6 @@ class _Writer:
 
     def _made(self, buffer: int, tensor: Tensor) -> Tensor:
         return self._part(tensor, self._seen(buffer, tensor))
-
-    def _view(self, op: int, signature: Signature, inputs: list[int], outputs: list[int]) -> None:
-        views = [*inputs, *outputs]
-        tensors = [self._made(b, t) for b, t in zip(views, (*signature.inputs, *signature.outputs), strict=True)]
-        count = len(inputs)
-        new = replace(signature, inputs=tuple(tensors[:count]), outputs=tuple(tensors[count:]))
-        self._editor.copy(op, new, [self._current(b) for b in views])
 
     def _produce(self, op: int, signature: Signature, outputs: list[int], rule: Passed) -> None:
         """Notes where the outputs are; what they were before is forgotten."""

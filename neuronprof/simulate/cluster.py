@@ -1,7 +1,7 @@
 """The ranks of a job on their chips: runs one set of programs after another on all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,8 +12,10 @@ from neuronprof.simulate import arbiter
 from neuronprof.simulate.explain import Explained, Met
 from neuronprof.simulate.fleet import MEET, RECV, Fleet, fleet, neighbours
 from neuronprof.simulate.job import Job
-from neuronprof.simulate.lanes import Lanes, Outcome
+from neuronprof.simulate.lanes import Kept, Lanes
+from neuronprof.simulate.lanes import Totals as LaneTotals
 from neuronprof.simulate.network import Transfer
+from neuronprof.simulate.table import table
 from neuronprof.simulate.timing import Timing
 
 
@@ -39,17 +41,16 @@ class Prepared:
         Raises:
             NeuronprofError: stages wait for each other for ever.
         """
-        self.job = job
-        self.fleet = instructions
+        self.job, self.fleet = job, instructions
         self.order = arbiter.order(instructions)
-        self.lanes = Lanes(instructions, self.order, job)
+        self.before = neighbours(instructions, self.order)
+        self.lanes = Lanes(instructions, table(instructions, self.order, self.before), job)
 
     def run(self, begin: int, number: int, keep: Sequence[int]) -> "Run":
         """Runs from `begin` on, as the number-th run of the job, and keeps the timing of some ranks."""
-        job = self.job
-        kept = sorted(set(keep)) if job.lanes > 1 else [int(job.ranks(stage)[0]) for stage in range(job.stages[0])]
-        outcome = self.lanes.run(begin, number, np.array(kept, np.int64))
-        return Run(job, begin, max(begin, int(outcome.end.max())), tuple(kept), self, outcome)
+        lanes = self.lanes.run(number)
+        run = Run(self.job, begin, begin + int(max(0, lanes.end.max())), number, self, lanes)
+        return run.keeping(keep) if len(keep) else run
 
     @cached_property
     def first_of_meeting(self) -> np.ndarray:
@@ -62,23 +63,34 @@ class Prepared:
     @cached_property
     def explained(self) -> list[Explained]:
         """Of each stage."""
-        before = neighbours(self.fleet, self.order)
-        return [Explained(self.fleet, before, stage) for stage in range(len(self.fleet.programs))]
+        return [Explained(self.fleet, self.before, stage) for stage in range(len(self.fleet.programs))]
 
 
 @dataclass(frozen=True)
 class Run:
     """Programs that ran: one a stage.
 
-    Begin, end: picoseconds from the start of the job, over all ranks; kept: ranks whose timing is known.
+    Begin, end: picoseconds from the start of the job, over all ranks; number: of the run in its job; kept: ranks whose timing is known.
     """
 
     job: Job
     begin: int
     end: int
-    kept: tuple[int, ...]
+    number: int
     _prepared: Prepared
-    _outcome: Outcome
+    _lanes: LaneTotals
+    _kept: dict[int, Kept] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Ranks whose timing is known; with one lane for all the first of each stage, which stands for the others."""
+        return tuple(self._kept)
+
+    def keeping(self, ranks: Sequence[int]) -> "Run":
+        """The same run with the timing of these ranks: only the lanes around them run again."""
+        job = self.job
+        chosen = sorted(set(ranks)) if job.lanes > 1 else [int(job.ranks(stage)[0]) for stage in range(job.stages[0])]
+        return replace(self, _kept=self._prepared.lanes.again(self.number, self._lanes.meetings, chosen))
 
     def program(self, rank: int) -> Program:
         """What a rank ran."""
@@ -111,20 +123,20 @@ class Run:
 
     def timing(self, rank: int) -> Timing:
         """When each instruction of a kept rank ran, and why not sooner."""
-        job, flat, out = self.job, self._prepared.fleet, self._outcome
+        job, flat = self.job, self._prepared.fleet
         # With one lane for all, the ranks of a stage are the same but for their numbers.
         stands_for = rank if job.lanes > 1 else int(job.ranks(job.stage(rank))[0])
-        column, stage = self.kept.index(stands_for), job.stage(rank)
+        kept, stage = self._kept[stands_for], job.stage(rank)
         own = slice(int(flat.base[stage]), int(flat.base[stage + 1]))
         across = np.full(own.stop - own.start, -1, np.int32)
         for i in np.flatnonzero(flat.partner[own] >= 0).tolist():
             across[i] = job.ranks(int(flat.stage[flat.partner[own.start + i]]))[job.lane(rank)]
-        slowest = out.slowest[own, column].copy()
+        slowest = kept.slowest.copy()
         if job.lanes == 1:
             for i in np.flatnonzero((flat.kind[own] == MEET) & (slowest >= 0)).tolist():
                 slowest[i] = self._first_of(flat.groups[flat.group[own.start + i]], rank, int(slowest[i]))
-        met = Met(slowest, out.released[own, column])
-        times = np.ascontiguousarray(out.start[own, column]), np.ascontiguousarray(out.stop[own, column])
+        times = kept.start.astype(np.int64) + self.begin, kept.stop.astype(np.int64) + self.begin
+        met = Met(slowest, kept.released)
         return self._prepared.explained[stage].timing(rank, times, self.begin + job.late(rank), met, across)
 
     def _first_of(self, group: ReplicaGroup, rank: int, example: int) -> int:
@@ -135,13 +147,13 @@ class Run:
     @cached_property
     def totals(self) -> Totals:
         """What every rank did."""
-        job, out = self.job, self._outcome
+        job, lanes = self.job, self._lanes
         ranks = np.stack([job.ranks(s) for s in range(job.stages[0])])
         end, peers = np.zeros(job.world, np.int64), np.zeros(job.world, np.int64)
-        busy = np.zeros((job.world, out.busy.shape[1]), np.int64)
-        end[ranks], peers[ranks] = out.end, out.peers
+        busy = np.zeros((job.world, lanes.busy.shape[1]), np.int64)
+        end[ranks], peers[ranks] = lanes.end + self.begin, lanes.peers
         for stage in range(job.stages[0]):
-            busy[ranks[stage]] = out.busy[stage].T
+            busy[ranks[stage]] = lanes.busy[stage].T
         return Totals(end, peers, busy)
 
 

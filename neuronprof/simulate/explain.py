@@ -21,7 +21,7 @@ class Met:
 class Explained:
     """Conditions of the instructions of one stage, the same for all of its ranks. neighbours: from `fleet.neighbours`."""
 
-    def __init__(self, fleet: Fleet, neighbours: tuple[np.ndarray, np.ndarray], stage: int) -> None:
+    def __init__(self, fleet: Fleet, neighbours: np.ndarray, stage: int) -> None:
         self._fleet = fleet
         self._first, self._last = int(fleet.base[stage]), int(fleet.base[stage + 1])
         own = slice(self._first, self._last)

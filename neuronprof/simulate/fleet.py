@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
+from numba import njit
 
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import ReplicaGroup
@@ -200,22 +201,25 @@ def _meetings(programs: Sequence[Program], base: np.ndarray, job: Job, n: int) -
     return meeting
 
 
-def neighbours(fleet: Fleet, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The instruction before each one in its queue, and before it on its HBM or link, int64[n] each (-1: none).
+def neighbours(fleet: Fleet, order: np.ndarray) -> np.ndarray:
+    """The instruction before each one in its queue, and before it on its HBM or link, int32[2, n] (-1: none).
 
     order: of all instructions, from `arbiter.order`, in which HBM and links are granted.
     """
-    stage = fleet.stage.astype(np.int64)
-    everything = np.arange(len(fleet))
+    stage = fleet.stage
     server = np.where(fleet.kind == SERVED, 0, 1 + fleet.link)
     granted = order[(fleet.kind[order] == SERVED) | (fleet.link[order] != NO_LINK)]
-    return _previous(stage * QUEUES + fleet.queue, everything), _previous(3 * stage + server, granted)
+    found = np.full((2, len(fleet)), -1, np.int32)
+    _previous(stage * QUEUES + fleet.queue, np.arange(len(fleet), dtype=np.int32), found[0])
+    _previous(3 * stage + server, granted, found[1])
+    return found
 
 
-def _previous(line: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """For each of the instructions given in order the one before it that stands in the same line; -1 for the first, and for all others."""
-    sequence = order[np.argsort(line[order], kind="stable")]
-    before = np.full(len(line), -1, np.int64)
-    same = line[sequence][1:] == line[sequence][:-1]
-    before[sequence[1:][same]] = sequence[:-1][same]
-    return before
+@njit("void(int32[::1], int32[::1], int32[::1])", nogil=True, cache=True, boundscheck=False)
+def _previous(line: np.ndarray, order: np.ndarray, found: np.ndarray) -> None:
+    """For each of the instructions given in order the one before it that stands in the same line, into found."""
+    last = np.full(line.max() + 1 if len(line) else 0, -1, np.int32)
+    for x in range(len(order)):
+        i = order[x]
+        found[i] = last[line[i]]
+        last[line[i]] = i

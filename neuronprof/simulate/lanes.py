@@ -5,37 +5,61 @@ stays in the cache. A block holds the same lanes of all stages, so that messages
 where they are small enough; collectives over more ranks than a block end a phase and are taken over all lanes.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from neuronprof.graph.groups import ReplicaGroup
-from neuronprof.simulate import kernels, walkorder
-from neuronprof.simulate.fleet import ARRAY, FIXED, MEET, QUEUES, SEND, SERVED, Fleet, neighbours
+from neuronprof.simulate import kernels
+from neuronprof.simulate.fleet import MEET, QUEUES, Fleet
 from neuronprof.simulate.job import Job
-from neuronprof.simulate.kernels import Column
-from neuronprof.simulate.noise import AMPLITUDE_BITS, seed_of
+from neuronprof.simulate.kernels import Column, Fixed
+from neuronprof.simulate.noise import key_of, seed_of
+from neuronprof.simulate.table import Table
 
 _BLOCK = 256
-_THREADS = 2
-_SERVERS = 3  # HBM, NeuronLink, EFA
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Meeting:
+    """A collective over several blocks or stages, by replica group.
+
+    met: float64[groups, 2], arrival of the last rank and slowness of the slowest link; last: int32[groups], that rank; released: int32,
+    the instruction whose end let it come.
+    """
+
+    met: np.ndarray
+    last: np.ndarray
+    released: np.ndarray
+
+
+@dataclass(frozen=True)
+class Totals:
     """What the lanes did, in picoseconds.
 
-    end, peers: int64[stages, lanes], end of a rank's last instruction, and how long it waited for peers; busy: int64[stages, queues,
-    lanes], how long each queue was occupied. start, stop: of every instruction of the kept ranks, int64[n, kept] (0 in rows of other
-    stages). slowest, released: of every collective of the kept ranks, int32[n, kept]: the rank that came last, and the instruction whose
-    end let it.
+    end, peers: float64[stages, lanes], end of a rank's last instruction, and how long it waited for peers; busy: float64[stages, queues,
+    lanes], how long each queue was occupied. meetings: in the order of the run, so that any rank can be run again alone.
     """
 
     end: np.ndarray
     peers: np.ndarray
     busy: np.ndarray
+    meetings: tuple[Meeting, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Every instruction of one rank.
+
+    start, stop: float64[n], picoseconds; slowest, released: int32[n], of its collectives the rank that came last, and the instruction (of
+    the fleet) whose end let it come (-1 for all others).
+    """
+
     start: np.ndarray
     stop: np.ndarray
     slowest: np.ndarray
@@ -43,102 +67,94 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Where a block's state has what.
+class _Phase:
+    """Consecutive instructions; together: they are one collective over several blocks or stages."""
 
-    Queues, servers, busy times, waits for peers, factors of chip, PE array and link, ends of instructions.
-    """
-
-    stages: int
-    slots: int
-
-    @property
-    def server(self) -> int:
-        return self.stages * QUEUES
-
-    @property
-    def busy(self) -> int:
-        return self.server + self.stages * _SERVERS
-
-    @property
-    def peers(self) -> int:
-        return self.busy + self.stages * QUEUES
-
-    @property
-    def factor(self) -> int:
-        return self.peers + self.stages
-
-    @property
-    def unused(self) -> int:
-        return self.factor + 3 * self.stages
-
-    @property
-    def slot(self) -> int:
-        return self.unused + 1
-
-    @property
-    def count(self) -> int:
-        return self.slot + self.slots
+    code: np.ndarray
+    times: np.ndarray
+    together: bool
 
 
 class Lanes:
-    """The programs of a fleet on the lanes of a job. order: from `arbiter.order`."""
+    """The programs of a fleet on the lanes of a job."""
 
-    def __init__(self, fleet: Fleet, order: np.ndarray, job: Job) -> None:
-        self._fleet, self._job = fleet, job
+    def __init__(self, fleet: Fleet, table: Table, job: Job) -> None:
+        self._fleet, self._table, self._job = fleet, table, job
         self._stages, self._lanes = len(fleet.programs), job.lanes
-        self._ranks = np.stack([job.ranks(s)[: self._lanes] for s in range(self._stages)])
+        self._ranks = np.stack([job.ranks(s)[: self._lanes] for s in range(self._stages)]).astype(np.int32)
+        self._keys = key_of(self._ranks)
         self._width = _width(self._lanes, [g.span for g in fleet.groups])
         self._blocks = self._lanes // self._width
-        walked = walkorder.sequence(fleet, order)
-        slot, slots = walkorder.slots(fleet, walked)
-        self._rows = _Rows(self._stages, slots)
-        self._code = _code(fleet, self._rows, slot, neighbours(fleet, order))[walked]
-        self._deps = np.stack([self._rows.slot + slot[fleet.deps], fleet.deps], axis=1).astype(np.int32)
 
-    def run(self, begin: int, number: int, keep: np.ndarray) -> Outcome:
-        """Runs from `begin` on. number: of the run, for the noise; keep: ranks whose every instruction is wanted, int64[kept]."""
-        state = self._initial(begin)
-        n, k = len(self._fleet), len(keep)
-        kept = np.array(
-            [(self._job.stage(r), self._job.lane(r) % self._lanes, i) for i, r in enumerate(keep.tolist())], np.int32
-        ).reshape(-1, 3)
-        out = (
-            np.zeros((n, k), np.int64),
-            np.zeros((n, k), np.int64),
-            np.full((n, k), -1, np.int32),
-            np.full((n, k), -1, np.int32),
-        )
-        faults = self._job.faults
-        noise = round(faults.jitter * 2**AMPLITUDE_BITS), seed_of(faults.seed, number)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for code, together in self._phases:
-                if together:
-                    self._meet(code, state, kept, out)
+    def run(self, number: int) -> Totals:
+        """Runs all lanes from time 0 on. number: of the run, for the noise."""
+        state = self._initial(range(self._blocks))
+        meetings = []
+        nobody = _Store(self, ())
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for phase in self._phases:
+                if phase.together:
+                    meetings.append(self._arrive(phase, state))
+                    self._leave(pool, phase, meetings[-1], state, range(self._blocks), nobody)
                 else:
-                    block = partial(self._walk, code, state, kept, out, noise)
-                    list(pool.map(block, range(self._blocks)))
-        return self._outcome(state, out)
+                    self._walk(pool, phase, state, range(self._blocks), number, nobody)
+        return self._totals(state, tuple(meetings))
+
+    def again(self, number: int, meetings: Sequence[Meeting], ranks: Sequence[int]) -> dict[int, Kept]:
+        """Every instruction of some ranks, of a run whose meetings are known: only the blocks that hold them run again."""
+        places = tuple((self._job.stage(r), self._job.lane(r) % self._lanes) for r in ranks)
+        store = _Store(self, places)
+        blocks = sorted({lane // self._width for _, lane in places})
+        state = self._initial(blocks)
+        known = iter(meetings)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for phase in self._phases:
+                if phase.together:
+                    self._leave(pool, phase, next(known), state, blocks, store)
+                else:
+                    self._walk(pool, phase, state, blocks, number, store)
+        return dict(zip(ranks, store.kept(), strict=True))
 
     def _walk(
-        self,
-        code: np.ndarray,
-        state: np.ndarray,
-        kept: np.ndarray,
-        out: tuple[np.ndarray, ...],
-        noise: tuple[int, int],
-        block: int,
+        self, pool: Executor, phase: _Phase, state: np.ndarray, blocks: Sequence[int], number: int, store: "_Store"
     ) -> None:
-        first = block * self._width
-        here = kept[(kept[:, 1] >= first) & (kept[:, 1] < first + self._width)] - np.array([0, first, 0], np.int32)
-        member = np.ascontiguousarray(self._member[:, block]) if len(self._member) else self._no_member
-        ranks = np.ascontiguousarray(self._ranks[:, first : first + self._width])
-        kernels.walk(code, self._deps, state[block], member, ranks, *noise, here, *out)
+        faults = self._job.faults
+        noise = faults.jitter / (1 << 15), seed_of(faults.seed, number)
 
-    def _meet(self, code: np.ndarray, state: np.ndarray, kept: np.ndarray, out: tuple[np.ndarray, ...]) -> None:
-        member, groups = self._wide(int(code[0, Column.GROUP]))
-        met, first = np.zeros((groups, 2), np.int64), np.zeros(groups, np.int32)
-        kernels.meet(code, self._deps, state, member, self._ranks, met, first, kept, *out)
+        def walk(at: int) -> None:
+            first = blocks[at] * self._width
+            lanes = slice(first, first + self._width)
+            member = self._member[blocks[at]] if self._member else self._no_member
+            keys, ranks = np.ascontiguousarray(self._keys[:, lanes]), np.ascontiguousarray(self._ranks[:, lanes])
+            table = phase.code, phase.times, self._table.deps, state[at], self._table.before
+            kernels.walk(*table, member, keys, ranks, *noise, store.of_block(first, self._width), *store.arrays)
+
+        list(pool.map(walk, range(len(blocks))))
+
+    def _arrive(self, phase: _Phase, state: np.ndarray) -> Meeting:
+        member, groups = self._wide(int(phase.code[0, Column.GROUP]))
+        met, last, released = np.zeros((groups, 2)), np.zeros(groups, np.int32), np.full(groups, -1, np.int32)
+        table = phase.code, phase.times, self._table.deps, state, self._table.before
+        kernels.arrive(*table, member, self._ranks, met, last, released)
+        return Meeting(met, last, released)
+
+    def _leave(
+        self, pool: Executor, phase: _Phase, meeting: Meeting, state: np.ndarray, blocks: Sequence[int], store: "_Store"
+    ) -> None:
+        member, _ = self._wide(int(phase.code[0, Column.GROUP]))
+        found = meeting.met, meeting.last, meeting.released
+
+        def leave(at: int) -> None:
+            here = np.ascontiguousarray(member[:, blocks[at]])
+            kept = store.of_block(blocks[at] * self._width, self._width)
+            kernels.leave(phase.code, phase.times, self._table.deps, state[at], here, *found, kept, *store.arrays)
+
+        list(pool.map(leave, range(len(blocks))))
+
+    @property
+    def fleet(self) -> Fleet:
+        """The instructions that the lanes run."""
+        return self._fleet
 
     @cached_property
     def _firsts(self) -> list[np.ndarray]:
@@ -154,50 +170,54 @@ class Lanes:
         return [_constant(f.ravel(), place.ravel()) for f in self._firsts]
 
     @cached_property
-    def _member(self) -> np.ndarray:
-        """Place of each lane's group in its block, int32[groups, blocks, stages, lanes of a block]; 0 for groups that are not local."""
-        shape = (len(self._firsts), self._blocks, self._stages, self._width)
-        member = np.zeros(shape, np.int32)
-        for g, first in enumerate(self._firsts):
-            if self._is_local[g]:
-                by_block = first.reshape(self._stages, self._blocks, self._width).transpose(1, 0, 2)
-                for b in range(self._blocks):
-                    for s in range(self._stages):
-                        member[g, b, s] = np.unique(by_block[b, s], return_inverse=True)[1]
-        return member
+    def _member(self) -> list[np.ndarray]:
+        """Place of each lane's group in its block (0 for groups that are not local); of each block int32[groups, stages, lanes]."""
+        shape = (len(self._firsts), self._stages, self._width)
+        found = [np.zeros(shape, np.int32) for _ in range(self._blocks)] if self._firsts else []
+        for g in np.flatnonzero(self._is_local).tolist():
+            firsts = self._firsts[g].reshape(self._stages, self._blocks, self._width)
+            for b in range(self._blocks):
+                for s in range(self._stages):
+                    found[b][g, s] = np.unique(firsts[s, b], return_inverse=True)[1]
+        return found
 
     _no_member = np.zeros((0, 0, 0), np.int32)
 
     def _wide(self, group: int) -> tuple[np.ndarray, int]:
         """Group of each rank, int32[stages, blocks, lanes of a block], and how many groups there are."""
-        values, inverse = np.unique(self._firsts[group], return_inverse=True)
-        shape = (self._stages, self._blocks, self._width)
-        return inverse.reshape(shape).astype(np.int32), len(values)
+        if group not in self._wide_groups:
+            values, inverse = np.unique(self._firsts[group], return_inverse=True)
+            shape = (self._stages, self._blocks, self._width)
+            self._wide_groups[group] = inverse.reshape(shape).astype(np.int32), len(values)
+        return self._wide_groups[group]
 
     @cached_property
-    def _phases(self) -> list[tuple[np.ndarray, bool]]:
-        """Runs of instructions for `walk`, and collectives over several blocks or stages for `meet`."""
-        code, phases, start = self._code, [], 0
-        kinds, groups = code[:, Column.KIND], code[:, Column.GROUP]
-        local = np.array([*self._is_local, True])
-        wide = np.flatnonzero((kinds == MEET) & ~local[groups])
-        at = 0
-        while at < len(wide):
-            first = int(wide[at])
-            meeting = self._fleet.meeting[code[wide[at:], Column.INDEX]]
-            together = int(np.argmax(meeting != meeting[0])) if (meeting != meeting[0]).any() else len(meeting)
-            phases += [
-                (np.ascontiguousarray(code[start:first]), False),
-                (np.ascontiguousarray(code[wide[at : at + together]]), True),
-            ]
-            start, at = int(wide[at + together - 1]) + 1, at + together
-        phases.append((np.ascontiguousarray(code[start:]), False))
-        return [phase for phase in phases if len(phase[0])]
+    def _wide_groups(self) -> dict[int, tuple[np.ndarray, int]]:
+        return {}
 
-    def _initial(self, begin: int) -> np.ndarray:
-        """State of all blocks at the start, int64[blocks, rows, lanes of a block]."""
-        job, rows = self._job, self._rows
-        state = np.zeros((self._blocks, rows.count, self._width), np.int64)
+    @cached_property
+    def _phases(self) -> list[_Phase]:
+        """Runs of instructions for `walk`, and collectives over several blocks or stages."""
+        table, phases, start = self._table, [], 0
+        local = np.array([*self._is_local, True])
+        meets = np.flatnonzero(table.kind == MEET)
+        wide = meets[~local[table.code[meets, Column.GROUP]]]
+        number = self._fleet.meeting[table.code[wide, Column.INDEX]]
+        ends = np.flatnonzero(np.diff(number, append=-1)) + 1
+        for first, last in pairwise([0, *ends.tolist()]):
+            begin, end = int(wide[first]), int(wide[last - 1]) + 1
+            phases += [self._phase(start, begin, False), self._phase(begin, end, True)]
+            start = end
+        phases.append(self._phase(start, len(table.code), False))
+        return [phase for phase in phases if len(phase.code)]
+
+    def _phase(self, start: int, stop: int, together: bool) -> _Phase:
+        return _Phase(self._table.code[start:stop], self._table.times[start:stop], together)
+
+    def _initial(self, blocks: Sequence[int]) -> np.ndarray:
+        """State of some blocks at the start, float64[blocks, rows, lanes of a block]."""
+        job, rows = self._job, self._table.rows
+        state = np.zeros((len(blocks), rows.count, self._width))
         chips = self._ranks // job.ranks_per_chip
         slow = _looked_up(job.faults.slow_chips, chips, 1.0)
         factors = (
@@ -205,31 +225,60 @@ class Lanes:
             slow * _looked_up(job.faults.throttled, self._ranks, 1.0),
             1 / _looked_up(job.faults.links, chips, 1.0),
         )
-        hosts = chips // job.chips_a_host
-        late = begin + np.rint(_looked_up(job.faults.late_hosts, hosts, 0.0) * 1e12).astype(np.int64)
+        late = np.rint(_looked_up(job.faults.late_hosts, chips // job.chips_a_host, 0.0) * 1e12)
+        chosen = list(blocks)
 
         def put(row: int, values: np.ndarray) -> None:
-            state[:, row] = values.reshape(self._blocks, self._width)
+            state[:, row] = values.reshape(self._blocks, self._width)[chosen]
 
+        state[:, Fixed.NEVER] = -np.inf
+        state[:, Fixed.ONE] = 1.0
         for stage in range(self._stages):
             for queue in range(QUEUES):
-                put(stage * QUEUES + queue, late[stage])
+                put(rows.queue + stage * QUEUES + queue, late[stage])
             for kind, factor in enumerate(factors):
-                put(rows.factor + 3 * stage + kind, np.rint(factor[stage] * (1 << 16)).astype(np.int64))
+                put(rows.factor + 3 * stage + kind, factor[stage])
         return state
 
-    def _outcome(self, state: np.ndarray, out: tuple[np.ndarray, ...]) -> Outcome:
-        rows, stages = self._rows, self._stages
+    def _totals(self, state: np.ndarray, meetings: tuple[Meeting, ...]) -> Totals:
+        rows, stages = self._table.rows, self._stages
 
         def rank_wise(first: int, count: int) -> np.ndarray:
             return state[:, first : first + count].transpose(1, 0, 2).reshape(stages, count // stages, self._lanes)
 
-        return Outcome(
-            rank_wise(0, stages * QUEUES).max(axis=1),
+        return Totals(
+            rank_wise(rows.queue, stages * QUEUES).max(axis=1),
             rank_wise(rows.peers, stages)[:, 0],
             rank_wise(rows.busy, stages * QUEUES),
-            *out,
+            meetings,
         )
+
+
+class _Store:
+    """Where the kernels put the instructions of ranks that are kept. places: (stage, lane) of each."""
+
+    def __init__(self, lanes: Lanes, places: Sequence[tuple[int, int]]) -> None:
+        sizes = [len(lanes.fleet.programs[stage]) for stage, _ in places]
+        self._ends = np.cumsum(sizes, dtype=np.int64) if sizes else np.zeros(0, np.int64)
+        begins = self._ends - np.array(sizes, np.int64)
+        self._where = np.array([(s, lane, b) for (s, lane), b in zip(places, begins.tolist(), strict=True)], np.int64)
+        self._where = self._where.reshape(-1, 3)
+        total = int(self._ends[-1]) if sizes else 0
+        self.arrays = (
+            np.zeros(total),
+            np.zeros(total),
+            np.full(total, -1, np.int32),
+            np.full(total, -1, np.int32),
+        )
+
+    def of_block(self, first: int, width: int) -> np.ndarray:
+        """The kept ranks in a block as the kernels want them, int64[kept, 3]: stage, lane of the block, place in the arrays."""
+        lane = self._where[:, 1]
+        return self._where[(lane >= first) & (lane < first + width)] - np.array([0, first, 0])
+
+    def kept(self) -> list[Kept]:
+        """Of each place what was put for it."""
+        return [Kept(*parts) for parts in zip(*(np.split(a, self._ends[:-1]) for a in self.arrays), strict=True)]
 
 
 def _alone(group: ReplicaGroup, ranks: np.ndarray, job: Job) -> np.ndarray:
@@ -259,31 +308,3 @@ def _width(lanes: int, spans: list[int]) -> int:
     divisors = [d for d in range(1, min(lanes, 2 * _BLOCK) + 1) if lanes % d == 0]
     best = max(divisors, key=lambda d: (d >= min(lanes, 32), sum(d % s == 0 for s in spans), d <= _BLOCK, d))
     return best if best >= 32 or lanes <= 2 * _BLOCK else lanes
-
-
-def _code(fleet: Fleet, rows: _Rows, slot: np.ndarray, before: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """The table of instructions that the kernels read, int64[n, columns]."""
-    code = np.full((len(fleet), len(Column)), -1, np.int64)
-    stage = fleet.stage.astype(np.int64)
-    served = (fleet.kind == SERVED) | (fleet.link >= 0)
-    server = rows.server + _SERVERS * stage + np.where(fleet.kind == SERVED, 0, 1 + fleet.link)
-    code[:, Column.KIND] = fleet.kind
-    code[:, Column.QUEUE] = stage * QUEUES + fleet.queue
-    code[:, Column.SERVER] = np.where(served, server, np.where(fleet.kind == SEND, rows.unused, -1))
-    code[:, Column.BUSY] = rows.busy + stage * QUEUES + fleet.queue
-    code[:, Column.PEERS] = rows.peers + stage
-    code[:, Column.FACTOR] = np.where(fleet.scale == FIXED, -1, rows.factor + 3 * stage + (fleet.scale == ARRAY))
-    code[:, Column.LINK_FACTOR] = rows.factor + 3 * stage + 2
-    code[:, Column.SLOT] = np.where(slot < 0, -1, rows.slot + slot)
-    partner = np.flatnonzero(fleet.partner >= 0)
-    senders = fleet.partner[partner]
-    code[partner, Column.PARTNER] = rows.slot + slot[senders]
-    code[senders, Column.PARTNER] = rows.factor + 3 * stage[partner] + 2
-    code[:, Column.STAGE] = stage
-    code[:, Column.DURATION], code[:, Column.WIRE], code[:, Column.DELAY] = fleet.duration, fleet.wire, fleet.delay
-    code[:, Column.FIRST], code[:, Column.LAST] = fleet.deps_ptr[:-1], fleet.deps_ptr[1:]
-    code[:, Column.GROUP] = fleet.group
-    code[:, Column.NUMBER] = np.arange(len(fleet)) - fleet.base[stage]
-    code[:, Column.INDEX] = np.arange(len(fleet))
-    code[:, Column.BEFORE], code[:, Column.SERVED_BEFORE] = before
-    return code

@@ -1,7 +1,11 @@
 """The noise of ranks: a hash of (seed, run, instruction, rank), so that any rank's noise is its own, however many others are simulated."""
 
+from math import floor
+
+import numpy as np
+
 _MASK = 0xFFFFFFFF
-AMPLITUDE_BITS = 20
+_HALF = 1 << 15
 
 
 def mixed(x: int) -> int:
@@ -16,9 +20,13 @@ def seed_of(seed: int, run: int) -> int:
     return mixed((mixed(seed & _MASK) + run * 0x9E3779B9) & _MASK)
 
 
-def noisy(duration: int, amplitude: int, seed: int, instruction: int, rank: int) -> int:
-    """A duration with its noise: longer or shorter by up to amplitude / 2 ** 20 of it, rounded down."""
+def key_of(ranks: np.ndarray) -> np.ndarray:
+    """What the instructions of each rank are hashed with, uint32."""
+    return (ranks.astype(np.uint64) * np.uint64(0x85EBCA6B)).astype(np.uint32)
+
+
+def noisy(duration: int, jitter: float, seed: int, instruction: int, rank: int) -> int:
+    """A duration with its noise: longer or shorter by up to a share of `jitter`, rounded down."""
     salt = (instruction * 0x9E3779B9 + seed) & _MASK
     noise = mixed(salt ^ (rank * 0x85EBCA6B & _MASK))
-    share = ((noise >> 16) - 32768) * amplitude >> 15
-    return duration + (duration * share >> 20)
+    return duration + floor(duration * (((noise >> 16) - _HALF) * (jitter / _HALF)))

@@ -7,6 +7,7 @@ SEND on the rank at the other end; for a collective, all of this on every rank o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import floor
 
 import numpy as np
 
@@ -51,8 +52,8 @@ class _Rank:
         faults, chip = job.faults, rank // job.ranks_per_chip
         self.slow = faults.slow_chips.get(chip, 1.0)
         self.slow_array = self.slow * faults.throttled.get(rank, 1.0)
-        self.link = _fixed(1 / faults.links.get(chip, 1.0))
-        self.amplitude = round(faults.jitter * 2**noise.AMPLITUDE_BITS)
+        self.link = 1 / faults.links.get(chip, 1.0)
+        self.jitter = faults.jitter
         self.seed = noise.seed_of(faults.seed, number)
         self.begin = begin + job.late(rank)
         self.last_in_queue: dict[int, int] = {}
@@ -96,8 +97,8 @@ class _Rank:
         duration, scale = int(self.fleet.duration[i]), self.fleet.scale[i]
         if scale == FIXED:
             return duration
-        slower = duration * _fixed(self.slow_array if scale == ARRAY else self.slow) >> 16
-        return noise.noisy(slower, self.amplitude, self.seed, i - int(self.fleet.base[self.stage]), self.rank)
+        slower = floor(duration * (self.slow_array if scale == ARRAY else self.slow))
+        return noise.noisy(slower, self.jitter, self.seed, i - int(self.fleet.base[self.stage]), self.rank)
 
     def _across(self, i: int, ranks: list["_Rank"]) -> "_Rank":
         """The rank at the other end of a message: the same lane of another stage."""
@@ -116,9 +117,9 @@ class _Rank:
             conditions.append(_Condition(latest, PEER, came.by, last.rank))
         self._move(i, conditions, max(m.link for m in members))
 
-    def _move(self, i: int, conditions: list[_Condition], slower: int) -> None:
+    def _move(self, i: int, conditions: list[_Condition], slower: float) -> None:
         """A transfer: it holds its link for its wire time, longer by how much the slowest of its links is slower."""
-        wire = int(self.fleet.wire[i]) * slower >> 16
+        wire = floor(int(self.fleet.wire[i]) * slower)
         self._finish(i, conditions, wire + int(self.fleet.duration[i] - self.fleet.wire[i]))
         if self.fleet.link[i] != NO_LINK:
             self.server[int(self.fleet.link[i])] = self.start[i] + wire, i
@@ -149,7 +150,3 @@ def _latest(conditions: list[_Condition]) -> _Condition:
 
 def _stage_by_stage(members: list[_Rank]) -> list[_Rank]:
     return sorted(members, key=lambda m: (m.stage, m.rank))
-
-
-def _fixed(factor: float) -> int:
-    return round(factor * (1 << 16))

@@ -1,9 +1,9 @@
 """In which order the lanes walk the instructions of all stages, and where the ends that later ones need are kept."""
 
-import heapq
 from collections import defaultdict
 
 import numpy as np
+from numba import njit
 
 from neuronprof.errors import NeuronprofError
 from neuronprof.simulate.fleet import MEET, RECV, Fleet
@@ -99,22 +99,37 @@ def slots(fleet: Fleet, walked: np.ndarray) -> tuple[np.ndarray, int]:
     np.maximum.at(last, fleet.deps, readers)
     received = np.flatnonzero(fleet.partner >= 0)
     np.maximum.at(last, fleet.partner[received], position[received])
-    slot = np.full(len(fleet), -1, np.int64)
-    free: list[int] = []
-    held: list[tuple[int, int]] = []
-    count = 0
-    needed_until = last[walked].tolist()
-    for at, i in enumerate(walked.tolist()):
-        until = needed_until[at]
-        if until < 0:
+    slot = np.full(len(fleet), -1, np.int32)
+    return slot, int(_placed(walked.astype(np.int32), last, slot))
+
+
+@njit("int64(int32[::1], int64[::1], int32[::1])", nogil=True, cache=True, boundscheck=False)
+def _placed(walked: np.ndarray, last: np.ndarray, slot: np.ndarray) -> int:
+    """Puts a place for each instruction that has a last reader into slot; returns how many places that takes."""
+    # Places in use by when they are free again: a chain for each position of the walk.
+    ends, chain, free = (
+        np.full(len(walked), -1, np.int32),
+        np.empty(len(walked), np.int32),
+        np.empty(len(walked), np.int32),
+    )
+    count, spare = 0, 0
+    for at in range(len(walked)):
+        # A place is free after its last reader, which may be this very instruction only after it has read.
+        place = ends[at - 1] if at else -1
+        while place >= 0:
+            free[spare] = place
+            spare += 1
+            place = chain[place]
+        i = walked[at]
+        if last[i] < 0:
             continue
-        # A place is free again after its last reader, which may be this very instruction only after it has read.
-        while held and held[0][0] < at:
-            free.append(heapq.heappop(held)[1])
-        if free:
-            place = free.pop()
+        if spare:
+            spare -= 1
+            place = free[spare]
         else:
-            place, count = count, count + 1
+            place = count
+            count += 1
         slot[i] = place
-        heapq.heappush(held, (until, place))
-    return slot, count
+        chain[place] = ends[last[i]]
+        ends[last[i]] = place
+    return count

@@ -1,7 +1,7 @@
 """Lays a recording out over a machine and simulates it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from neuronprof.compile.memory import check_fit, peak_levels
@@ -45,9 +45,14 @@ class Simulated:
     capacity: int
     notes: dict[str, int]
 
+    def keeping(self, ranks: Sequence[int]) -> "Simulated":
+        """The same with every event of some ranks: only what is around them is simulated again."""
+        segments = tuple(replace(s, run=s.run.keeping(ranks)) for s in self.segments)
+        return replace(self, segments=segments)
+
 
 class Simulation:
-    """A recording laid out and compiled, ready to run as often as wanted with other ranks kept."""
+    """A recording laid out and compiled, ready to run."""
 
     def __init__(self, recording: "Recording", options: Options) -> None:
         """Lays out and compiles.
@@ -104,11 +109,11 @@ class Simulation:
         stages = self.job.stages[0]
         return sum(2 * len(p) * self.job.world // stages for _, c in self.compiled for p in c.programs)
 
-    def run(self, keep: Sequence[int] = (0,)) -> Simulated:
-        """Simulates all segments. keep: ranks of which every event is wanted."""
+    def run(self) -> Simulated:
+        """Simulates all segments on every rank."""
         cluster = Cluster(self.job)
         segments = tuple(
-            SimulatedSegment(segment.kind, segment.step, compiled, cluster.run(compiled.programs, keep))
+            SimulatedSegment(segment.kind, segment.step, compiled, cluster.run(compiled.programs, ()))
             for segment, compiled in self.compiled
         )
         return Simulated(self.job, self.mesh, segments, self.operators, self.peak, self.capacity, self.notes)

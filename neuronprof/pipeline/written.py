@@ -38,7 +38,9 @@ def write_trace(recorded: "Recording", options: Options) -> Path:
         progress.say("laying out and compiling")
         simulation = Simulation(recorded, options)
         progress.say("simulating")
-        roles, simulated = _with_chosen_ranks(simulation, options)
+        everywhere = simulation.run()
+        roles = _chosen(simulation, everywhere, options)
+        simulated = everywhere.keeping(list(roles))
         runs = [Recorded(s.run, s.step, s.compiled.first_op) for s in simulated.segments]
         rows = EventRows(simulated.job, runs, simulated.operators)
         progress.restart()
@@ -51,19 +53,15 @@ def write_trace(recorded: "Recording", options: Options) -> Path:
             return writer.close(metadata, simulated.operators.columns, rank_rows(simulated.job, runs))
 
 
-def _with_chosen_ranks(simulation: Simulation, options: Options) -> tuple[dict[int, str], Simulated]:
-    """The ranks to write, with their roles, and the simulation that kept them."""
+def _chosen(simulation: Simulation, simulated: Simulated, options: Options) -> dict[int, str]:
+    """The ranks to write, with their roles."""
     job, asked = simulation.job, options.trace_ranks
     if asked not in (None, selection.ALL, selection.REPRESENTATIVES):
-        chosen = dict.fromkeys(selection.parse(asked or "", job.world), "")
-        return chosen, simulation.run(list(chosen))
+        return dict.fromkeys(selection.parse(asked or "", job.world), "")
     if asked == selection.ALL or (asked is None and simulation.events <= _MOST_EVENTS):
-        return dict.fromkeys(range(job.world), ""), simulation.run(range(job.world))
-    first = simulation.run([])
-    stage = job.stage(np.arange(job.world))
-    waited = sum(s.run.totals.peers for s in first.segments)
-    roles = selection.representatives(stage, np.asarray(waited))
-    return roles, simulation.run(list(roles))
+        return dict.fromkeys(range(job.world), "")
+    waited = sum(s.run.totals.peers for s in simulated.segments)
+    return selection.representatives(job.stage(np.arange(job.world)), np.asarray(waited))
 
 
 def _metadata(recorded: "Recording", simulated: Simulated, roles: dict[int, str], options: Options) -> dict[str, Any]:

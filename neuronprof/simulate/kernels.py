@@ -61,13 +61,12 @@ _MEET, _RECV, _SEND = int(MEET), int(RECV), int(SEND)
 _HALF = float(1 << 15)
 # No sum is regrouped: results are the same to the picosecond, whatever the processor.
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy", "fastmath": {"nnan", "nsz"}}
-_INLINE = {"inline": "always", **_OPTIONS}
 _ROW = "float64[::1]"
 _TABLES = "int32[:,::1], float64[:,::1], int32[:,::1], float64[:,::1]"  # instructions, their times, dependencies, state
 _KEPT = "int64[:,::1], float64[::1], float64[::1], int32[::1], int32[::1]"  # see walk
 
 
-@njit(**_INLINE)
+@njit(**_OPTIONS)
 def mixed(x):
     """A 32-bit hash. Source: the finalizer `lowbias32` of C. Wellons' hash prospector."""
     # Every operation is cast: numba widens 32-bit products, which would be another hash and half the speed.
@@ -78,7 +77,7 @@ def mixed(x):
     return uint32(x ^ uint32(x >> uint32(16)))
 
 
-@njit(**_INLINE)
+@njit(**_OPTIONS)
 def _took(duration, slow, key, salt, amplitude):
     """A duration on one lane: times the slowness of the chip, with the noise of the rank (see noise.noisy)."""
     share = (float64(int32(mixed(uint32(salt ^ key)) >> uint32(16))) - _HALF) * amplitude
@@ -117,7 +116,8 @@ def _served(one, other, delay, server, queue, busy, slot, key, slow, duration, s
 @njit(f"void({_ROW}, int32[::1], int32[:,::1], {_TABLES[-14:]})", **_OPTIONS)
 def _dependencies(latest, code, deps, state):
     """When the last of many dependencies ended, into latest."""
-    latest[:] = state[NEVER]
+    for lane in range(latest.shape[0]):
+        latest[lane] = -np.inf
     for a in range(code[FIRST], code[LAST]):
         row = state[deps[a, 0]]
         for lane in range(latest.shape[0]):
@@ -167,6 +167,13 @@ def _receive(start, stop, code, state):
         peers[lane] += late
         start[lane] += late
         stop[lane] = start[lane]
+
+
+@njit("void(float64[:,::1])", **_OPTIONS)
+def _nobody_came(met):
+    # Filled by hand: an assignment to a slice makes numba compile an error message, for two seconds.
+    for g in range(met.shape[0]):
+        met[g, 0] = met[g, 1] = -1.0
 
 
 @njit(f"void({_ROW}, int32[::1], {_ROW}, float64[:,::1], int32[::1], int64)", **_OPTIONS)
@@ -246,7 +253,7 @@ def walk(
             _ready(start, c, t[DELAY], deps, state)
             if kind == _MEET:
                 groups = member[c[GROUP], stage]
-                met[:] = -1.0
+                _nobody_came(met)
                 _gather(start, groups, state[c[LINK_FACTOR]], met, first, 0)
                 for k in range(kept.shape[0]):
                     if kept[k, 0] == stage:
@@ -289,7 +296,7 @@ def arrive(code, times, deps, state, before, member, ranks, met, last, released)
     """
     blocks, width = state.shape[0], state.shape[2]
     start = np.empty(width)
-    met[:] = -1.0
+    _nobody_came(met)
     for x in range(code.shape[0]):
         for b in range(blocks):
             _ready(start, code[x], times[x, DELAY], deps, state[b])

@@ -52,14 +52,18 @@ def record(script: str | Path, argv: tuple[str, ...] = (), options: Options | No
         NeuronprofError: what the user can mend: no such script, no training step, a chip that is not known, a layout that is
             impossible, a model that does not fit.
     """
-    from neuronprof.pipeline.simulated import check
-    from neuronprof.pipeline.written import write_trace
+    from neuronprof.pipeline.machine import check
+    from neuronprof.simulate.ahead import Ahead
 
     options = options or Options()
     check(options)
+    compilation = Ahead()
     outcome = capture(script, argv, options)
     if outcome.recording is None:
         return Recorded(None, outcome.exit_code, outcome.ended_by)
+    compilation.wait()
+    from neuronprof.pipeline.written import write_trace
+
     return Recorded(write_trace(outcome.recording, options), outcome.exit_code, outcome.ended_by)
 
 
@@ -73,17 +77,21 @@ def recording(output: str | Path = "trace.parquet", **choices: Any) -> Iterator[
         NeuronprofError: as `record`; a choice that is no option.
     """
     from neuronprof.capture import engine
-    from neuronprof.pipeline.simulated import check
-    from neuronprof.pipeline.written import write_trace
+    from neuronprof.pipeline.machine import check
+    from neuronprof.simulate.ahead import Ahead
 
     if engine.current() is not None:
         yield
         return
     options = Options.of(output=output, **choices)
     check(options)
+    compilation = Ahead()
     recorder = engine.Engine(values=options.values, notice=_say)
     with recorder:
         yield
+    compilation.wait()
+    from neuronprof.pipeline.written import write_trace
+
     steps = options.steps or _DEFAULT_STEPS
     write_trace(recorder.finish(steps=steps, warmup=options.warmup, script="(block)"), options)
 

@@ -9,6 +9,7 @@ from neuronprof.distribute.plan import StagePlan, plan
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 from neuronprof.pipeline.compiled import Compiled, Compiler
+from neuronprof.pipeline.machine import check_world, cores_a_rank
 from neuronprof.pipeline.options import Options
 from neuronprof.simulate.cluster import Cluster, Run
 from neuronprof.simulate.events import Operators
@@ -16,7 +17,6 @@ from neuronprof.simulate.job import Job
 
 if TYPE_CHECKING:
     from neuronprof.graph.ir import Graph, Recording, Segment
-    from neuronprof.hardware.spec import Chip
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,6 @@ def _part(stage: "Recording", number: int, kind: str) -> "Graph | None":
     return stage.graph.slice(stage.segments[number].start, stage.segments[number].stop)
 
 
-def check(options: Options) -> None:
-    """Refuses what no script can change, before one runs.
-
-    Raises:
-        NeuronprofError: a chip, a layout or a number of ranks that does not exist.
-    """
-    chip = load_chip(options.chip)
-    layout = options.layout()
-    layout.validate()
-    check_world(chip, cores_a_rank(chip, options.lnc), max(layout.world, options.world_size or 1))
-
-
 def _job(recording: "Recording", options: Options) -> tuple[Job, dict[str, int]]:
     chip = load_chip(options.chip)
     lnc = cores_a_rank(chip, options.lnc)
@@ -165,31 +153,3 @@ def _job(recording: "Recording", options: Options) -> tuple[Job, dict[str, int]]
     check_world(chip, lnc, world)
     job = Job(chip, lnc, world, stages, options.faults(), options.collective_algorithm, options.oversubscription)
     return job, mesh
-
-
-def cores_a_rank(chip: "Chip", lnc: int | None) -> int:
-    """Physical cores of a logical one.
-
-    Raises:
-        NeuronprofError: they do not divide the chip's.
-    """
-    wanted, cores = int(chip.package.lnc) if lnc is None else lnc, int(chip.package.cores)
-    if wanted < 1 or cores % wanted:
-        fitting = ", ".join(str(n) for n in range(1, cores + 1) if cores % n == 0)
-        raise NeuronprofError(
-            f"--lnc {wanted} does not divide the {cores} NeuronCores of {chip.name}; choose of {fitting}."
-        )
-    return wanted
-
-
-def check_world(chip: "Chip", lnc: int, world: int) -> None:
-    """Refuses more ranks than there can be.
-
-    Raises:
-        NeuronprofError: how many there can be.
-    """
-    largest = int(chip.efa.domain) * chip.ranks(lnc)
-    if world > largest:
-        raise NeuronprofError(
-            f"{world} ranks are more than the {largest} of an UltraCluster of {chip.name}; give fewer."
-        )

@@ -30,7 +30,9 @@ def _start() -> subprocess.Popen[bytes]:
 def _compiled() -> bool:
     """Whether each module has an index in the cache that is newer than the module; a cache elsewhere is not found, which costs a second."""
     here = Path(__file__).parent
-    return all(_newest(here / "__pycache__", f"{name}.*.nbi") > (here / f"{name}.py").stat().st_mtime for name in _LOOPS)
+    return all(
+        _newest(here / "__pycache__", f"{name}.*.nbi") > (here / f"{name}.py").stat().st_mtime for name in _LOOPS
+    )
 
 
 def _newest(folder: Path, pattern: str) -> float:

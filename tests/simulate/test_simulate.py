@@ -15,7 +15,7 @@ from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.hardware import spec
 from neuronprof.program import Opcode, Queue
-from neuronprof.simulate import cost, plain
+from neuronprof.simulate import cost, lanes, plain
 from neuronprof.simulate.cluster import Cluster, Prepared
 from neuronprof.simulate.fleet import fleet
 from neuronprof.simulate.job import Faults, Job
@@ -375,6 +375,31 @@ def test_lanes_equal_the_plain_form(case, faults):
     run = ready.run(7, 1, range(3))
     for rank, by_hand in enumerate(plain.run(ready.fleet, ready.order, ready.job, 7, 1)):
         assert rows(program, run.timing(rank)) == rows(program, by_hand)
+
+
+def test_a_collective_over_several_blocks_equals_the_plain_form(monkeypatch):
+    # 2 stages of 64 lanes in blocks of 32; of each stage, groups of 2 in a block, and one of all, then one of both stages' neighbours:
+    # stage 0  (matmul) (tp) (dp) > send        > (both)
+    # stage 1  (matmul) (tp) (dp)   > receive   > (both)
+    monkeypatch.setattr(lanes, "_BLOCK", 16)
+    programs = []
+    for stage, (kind, queue) in enumerate([(Collective.SEND, Queue.CC_SEND), (Collective.RECV, Queue.CC_RECV)]):
+        b = ProgramBuilder()
+        product = b.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 1, 1, 1))
+        pair = issue(b, Collective.ALL_REDUCE, Queue.CC, ReplicaGroup("tp", ((2, 1),)), [product])
+        whole = issue(b, Collective.ALL_REDUCE, Queue.CC, ReplicaGroup("dp", ((64, 1),)), [pair])
+        passed = issue(b, kind, queue, ReplicaGroup("pp", ((2, 64),)), [whole], peer=1 - stage)
+        issue(b, Collective.ALL_REDUCE, Queue.CC, ReplicaGroup("pp", ((2, 64),)), [passed])
+        programs.append(b.finish([], {}))
+    faults = Faults(jitter=0.2, seed=3, slow_chips={70: 1.7})
+    ready = prepared(programs, [5000, 40, 70, 30, 20, 5000, 40, 70, 0, 20], world=128, stages=(2, 64), faults=faults)
+    by_hand = plain.run(ready.fleet, ready.order, ready.job, 7, 1)
+    everything, few = ready.run(7, 1, range(128)), ready.run(7, 1, []).keeping([3, 100])
+    for rank in range(128):
+        assert rows(programs[rank // 64], everything.timing(rank)) == rows(programs[rank // 64], by_hand[rank])
+    for rank in (3, 100):
+        assert rows(programs[rank // 64], few.timing(rank)) == rows(programs[rank // 64], by_hand[rank])
+        assert few.timing(rank).released_on.tolist() == by_hand[rank].released_on.tolist()
 
 
 def test_the_same_job_twice_is_the_same():

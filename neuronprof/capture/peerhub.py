@@ -1,6 +1,7 @@
 """The process in which other ranks of a script run: `python -m neuronprof.capture.peerhub FILE_DESCRIPTOR`."""
 
 import sys
+import warnings
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
@@ -22,6 +23,7 @@ def main() -> None:
 
 def become(job: Job, rank: int, connection: Connection) -> None:
     """Runs one rank of a job in a process that was forked for it, and delivers what it recorded."""
+    warnings.simplefilter("ignore")  # the first rank shows the same ones
     result: tuple[Recording | None, str] = (None, "error")
     try:
         outcome = record_rank(job, replace(job.options, rank=rank), connection)

@@ -103,6 +103,57 @@ def test_parallel_layers_of_one_rank(run):
     assert outcome.exit_code == 0
 
 
+def test_parallel_layers_shard_weights_and_exchange_the_sequence(run):
+    """Megatron's sequence parallelism over 4 ranks: (2, 8, 16) activations in float32 are 1,024 bytes, gathered and scattered."""
+    outcome = run(
+        """
+        import torch
+        from neuronx_distributed.parallel_layers import grads, parallel_state
+        from neuronx_distributed.parallel_layers.layers import ColumnParallelLinear, RowParallelLinear
+        parallel_state.initialize_model_parallel(tensor_model_parallel_size=4)
+        options = dict(bias=False, sequence_parallel_enabled=True, sequence_dimension=1)
+        up = ColumnParallelLinear(16, 64, gather_output=False, **options)
+        model = torch.nn.Sequential(up, RowParallelLinear(64, 16, input_is_parallel=True, **options))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            model(torch.ones(2, 2, 16, requires_grad=True)).sum().backward()
+            grads.bucket_allreduce_gradients([p.grad for p in model.parameters()])
+            optimizer.step()
+        """,
+        world_size=8,
+    )
+    assert outcome.recording.axes == {"tp": 4, "dp": 2}
+    assert outcome.recording.parameters == 2 * 16 * 64 // 4
+    assert [(str(c.kind), c.nbytes, c.axis) for c in outcome.recording.graph.collectives.values()] == [
+        ("AllGather", 1024, "tp"),
+        ("ReduceScatter", 1024, "tp"),
+        ("AllGather", 1024, "tp"),
+        ("ReduceScatter", 1024, "tp"),
+        ("AllReduce", 2 * 16 * 16 * 4, "dp"),
+    ]
+
+
+def test_xla_ranks_average_their_gradients_in_one_collective(run, capsys):
+    outcome = run(
+        """
+        import torch, torch_xla.core.xla_model as xm, torch_xla.runtime as xr
+        import torch_xla.distributed.xla_multiprocessing as xmp
+        def work(index):
+            model = torch.nn.Linear(4, 2).to(xm.xla_device())
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model(torch.ones(3, 4)).sum().backward()
+            xm.optimizer_step(optimizer)
+            x = torch.ones(8, 4)
+            parts = xm.all_gather(x), xm.reduce_scatter("sum", x, 1.0, 0, 8), xm.all_to_all(x, 0, 1, 8)
+            print(index, xr.world_size(), [tuple(p.shape) for p in parts], xm.mesh_reduce("loss", 1.0, sum))
+        xmp.spawn(work, nprocs=8)
+        """
+    )
+    assert capsys.readouterr().out == "0 8 [(64, 4), (1, 4), (1, 32)] 8.0\n"
+    calls = outcome.recording.graph.collectives.values()
+    assert [(str(c.kind), c.nbytes, c.ranks) for c in calls] == [("AllReduce", (4 * 2 + 2) * 4, 8)]
+
+
 @pytest.mark.parametrize(
     ("statement", "message"),
     [

@@ -61,7 +61,8 @@ class Book:
             mesh.mesh_dim_names or (), mesh.shape, getattr(mesh, "_dim_group_names", ()), strict=False
         ):
             self.names[group] = axis
-            self.sizes[axis] = size
+            if size > 1:
+                self.sizes[axis] = size
 
     def calls(self, calls: dict[int, Call], note: Callable[[str], None]) -> dict[int, CollectiveCall]:
         """The calls with their replica groups; note is told of groups that are no regular pattern."""

@@ -1,6 +1,7 @@
 """Ranks: process groups of any backend and size, of which this process is one rank and the others do not exist."""
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,7 @@ class Ranks:
     def install(self, patches: Patches) -> None:
         """Replaces the functions that make groups, until patches is undone."""
         patches.on_exit(_leave)
+        _quiet_about_cpu(patches)
         self._wrap(patches, "init_process_group", self._init)
         self._wrap(patches, "new_group", self._new_group)
         self._wrap(patches, "get_backend", self._get_backend)
@@ -83,6 +85,17 @@ class Ranks:
     def _mesh(self, original: _Call, mesh: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
         original(mesh, "cpu" if device_type in SIMULATED else device_type, *args, **kwargs)
         self._book.mesh(mesh)
+
+
+def _quiet_about_cpu(patches: Patches) -> None:
+    """What DTensor has to say of CPUs does not concern the device for which one stands."""
+    before = warnings.filters[:]
+    warnings.filterwarnings("ignore", "DTensor random operators may not have complete support on cpu")
+
+    def restore() -> None:
+        warnings.filters[:] = before  # type: ignore[index]
+
+    patches.on_exit(restore)
 
 
 def _leave() -> None:

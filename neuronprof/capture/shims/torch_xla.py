@@ -1,4 +1,4 @@
-"""torch_xla: one process with one device. There mark_step cuts a lazy graph; here operators are recorded as they are issued."""
+"""torch_xla: a process with one device. There mark_step cuts a lazy graph; here operators are recorded as they are issued."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from neuronprof.errors import NeuronprofError
+from neuronprof.capture.distributed.launch import as_first
+from neuronprof.capture.shims import xla_collectives
+from neuronprof.capture.shims.xla_collectives import ordinal, world_size
 
 _Call = Callable[..., Any]
 
@@ -18,26 +19,9 @@ def device(index: int | None = None) -> torch.device:
     return torch.device("xla", index or 0)
 
 
-def world_size() -> int:
-    """Ranks of the job."""
-    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def ordinal() -> int:
-    """The rank of this process."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
-
-
 def local_ordinal() -> int:
     """The rank of this process among those of its host."""
     return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def _alone() -> None:
-    if world_size() != 1:
-        raise NeuronprofError(
-            f"torch_xla runs {world_size()} processes, and this version records one: set WORLD_SIZE=1 and let --dp replicate it."
-        )
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:
@@ -52,43 +36,6 @@ def mark_step(wait: bool = False, reset_scope: bool = True) -> None:
 def step() -> Iterator[None]:
     """The body of a training step."""
     yield
-
-
-def optimizer_step(
-    optimizer: torch.optim.Optimizer,
-    barrier: bool = False,
-    optimizer_args: dict[str, Any] | None = None,
-    groups: Any = None,
-    pin_layout: bool = True,
-) -> Any:
-    """Averages gradients over the ranks, of which there is one, and steps."""
-    _alone()
-    return optimizer.step(**(optimizer_args or {}))
-
-
-def _reduced(_kind: str, inputs: Any, scale: float = 1.0, groups: Any = None, pin_layout: bool = True) -> Any:
-    """all_reduce over one rank: in place on a list, a new tensor otherwise."""
-    _alone()
-    if isinstance(inputs, torch.Tensor):
-        return inputs * scale
-    for tensor in inputs if scale != 1.0 else ():
-        tensor.mul_(scale)
-    return None
-
-
-def _gathered(value: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
-    _alone()
-    return value
-
-
-def _scattered(_kind: str, value: torch.Tensor, scale: float = 1.0, *_args: Any, **_kwargs: Any) -> torch.Tensor:
-    _alone()
-    return value * scale
-
-
-def mesh_reduce(_tag: str, data: Any, reduce_fn: Callable[[list[Any]], Any]) -> Any:
-    """reduce_fn over the data of all ranks, of which there is one."""
-    return reduce_fn([data])
 
 
 def add_step_closure(closure: _Call, args: tuple[Any, ...] = (), run_async: bool = False) -> None:
@@ -111,9 +58,8 @@ def save(data: Any, file_or_path: Any, master_only: bool = True, global_master: 
 def launch(
     fn: _Call, args: tuple[Any, ...] = (), start_method: str = "spawn", debug_single_process: bool = False
 ) -> None:
-    """Calls fn in this process as rank 0."""
-    _alone()
-    fn(ordinal(), *args)
+    """Calls fn in this process, with its place among the ranks of its host."""
+    as_first(fn, args, 1 if debug_single_process else int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def spawn(
@@ -124,16 +70,8 @@ def spawn(
     daemon: bool = False,
     start_method: str = "spawn",
 ) -> None:
-    """Calls fn in this process as rank 0.
-
-    Raises:
-        NeuronprofError: more than one process is asked for.
-    """
-    if nprocs is not None and nprocs > 1:
-        raise NeuronprofError(
-            f"xmp.spawn starts {nprocs} processes, and this version records one: give nprocs=1 and let --dp replicate it."
-        )
-    launch(fn, args)
+    """Calls fn in this process as the first of nprocs."""
+    as_first(fn, args, nprocs or int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class MpDeviceLoader:
@@ -188,6 +126,7 @@ _RANKS: dict[str, Any] = {
 }
 
 _XLA_MODEL: dict[str, Any] = {
+    **xla_collectives.NAMES,
     "xla_device": lambda n=None, devkind=None: device(n),
     "xla_real_devices": lambda devices=None: ["NEURON:0"],
     "xla_device_hw": lambda device: "NEURON",
@@ -199,15 +138,6 @@ _XLA_MODEL: dict[str, Any] = {
     "is_master_ordinal": lambda local=True: ordinal() == 0,
     "is_xla_tensor": lambda tensor: tensor.is_xla,
     "mark_step": mark_step,
-    "optimizer_step": optimizer_step,
-    "reduce_gradients": _nothing,
-    "all_reduce": _reduced,
-    "all_gather": _gathered,
-    "all_to_all": _gathered,
-    "collective_permute": _gathered,
-    "reduce_scatter": _scattered,
-    "mesh_reduce": mesh_reduce,
-    "rendezvous": lambda tag, payload=b"", replicas=(): [payload],
     "wait_device_ops": _nothing,
     "add_step_closure": add_step_closure,
     "master_print": master_print,

@@ -70,6 +70,7 @@ def _add_layout(add: _Add) -> None:
     add("--ep", type=int, default=1, metavar="N", help="expert-parallel ranks inside --dp: each has some experts")
     add("--vp", type=int, default=1, metavar="N", help="virtual stages a pipeline rank, for --schedule interleaved")
     add("--microbatches", type=int, default=1, metavar="N", help="parts into which a rank's batch is cut (default: 1)")
+    add("--accumulate", type=int, default=1, metavar="N", help="batches that a rank takes in a step (default: 1)")
     add("--zero", type=int, default=0, metavar="0-3", help="what --dp shards: 1 optimizer, 2 gradients, 3 weights too")
     add("--sequence-parallel", action="store_true", help="with --tp: shard the sequence between the sharded products")
     add("--schedule", default="1f1b", metavar="NAME", help="gpipe, 1f1b, interleaved or zero-bubble (default: 1f1b)")
@@ -133,7 +134,7 @@ def _options(args: argparse.Namespace, chosen: dict[str, Any]) -> "pipeline.Opti
             f"The folder {output.parent} for the trace does not exist; create it or choose another path with -o."
         )
     same = ("trace_ranks", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed")
-    layout = ("dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "zero", "sequence_parallel", "schedule")
+    layout = ("dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule")
     return pipeline.Options(
         output=output,
         **{name: getattr(args, name) for name in (*same, *layout, "collective_algorithm", "oversubscription")},

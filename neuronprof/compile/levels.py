@@ -3,7 +3,6 @@
 from collections import defaultdict
 
 from neuronprof.compile.fuse import Group
-from neuronprof.compile.plan import GroupPlan
 from neuronprof.graph.ir import Graph
 from neuronprof.terms import ROLES, Role
 
@@ -11,14 +10,14 @@ _PERSISTENT = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 
 
 def hbm_levels(
-    graph: Graph, groups: list[Group], plans: list[GroupPlan], spans: list[tuple[int, int]]
+    graph: Graph, groups: list[Group], in_hbm: set[int], spans: list[tuple[int, int]]
 ) -> list[tuple[int, int, int]]:
     """Level changes as (instruction after whose end it holds, index in terms.ROLES, bytes held from then on); -1: from the start.
 
-    spans: first and last instruction of each group. Counted is what stands in HBM: weights, gradients and optimizer state while they
-    live, and every other tensor that some group loads or stores, from the group that makes it to the one after which it is free.
+    in_hbm: buffers that some group loads or stores; spans: first and last instruction of each group. Counted is what stands in HBM:
+    weights, gradients and optimizer state while they live, and every other tensor that some group loads or stores, from the group that
+    makes it to the one after which it is free.
     """
-    in_hbm = {m.buffer for p in plans for m in (*p.loads, *p.stores)}
     position = _group_positions(graph, groups)
     changes: dict[tuple[int, int], int] = defaultdict(int)
     for index, buffer in enumerate(graph.buffers):

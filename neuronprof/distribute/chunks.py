@@ -42,9 +42,15 @@ class Chunks:
         self._ops = self._members()
         self._messages = self._crossings()
         self._last_use = self._last_uses()
+        self._graphs: dict[tuple[int, int], Graph] = {}
 
     def graph(self, piece: int, region: int) -> Graph:
         """One chunk: receives, operators, sends."""
+        if (piece, region) not in self._graphs:
+            self._graphs[piece, region] = self._write(piece, region)
+        return self._graphs[piece, region]
+
+    def _write(self, piece: int, region: int) -> Graph:
         editor = GraphEditor(self._graph)
         ops = self._ops[piece, region]
         anchor = ops[0] if ops else 0

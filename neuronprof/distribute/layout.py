@@ -15,6 +15,7 @@ class Layout:
 
     dp: replicas, each with the script's batch; tp: parts of the weights of a layer; pp: pipeline stages; cp: parts of a sequence; ep:
     parts of the experts, inside dp; vp: virtual stages a pipeline rank. microbatches: parts of a replica's batch that follow each other.
+    accumulate: how often a replica takes the script's batch in a step, one after another, each time in that many micro-batches.
     zero: what replicas share out among them: 1 optimizer state, 2 gradients too, 3 weights too. sequence_parallel: with tp, divide the
     sequence where weights are not divided. schedule: of the pipeline. bucket_bytes: gradients that are reduced together.
     """
@@ -26,6 +27,7 @@ class Layout:
     ep: int = 1
     vp: int = 1
     microbatches: int = 1
+    accumulate: int = 1
     zero: int = 0
     sequence_parallel: bool = False
     schedule: str = "1f1b"
@@ -35,6 +37,11 @@ class Layout:
         """The mesh: neighbours are tensor-parallel, then come context, data and pipeline parallelism."""
         axes = (("tp", self.tp), ("cp", self.cp), ("dp", self.dp), ("pp", self.pp))
         return Mesh(axes, (("ep", "dp", self.ep),) if self.ep > 1 else ())
+
+    @property
+    def passes(self) -> int:
+        """Micro-batches that a replica runs in a step."""
+        return self.microbatches * self.accumulate
 
     @property
     def world(self) -> int:
@@ -53,7 +60,7 @@ class Layout:
         Raises:
             NeuronprofError: which option, and what to do.
         """
-        for name in ("dp", "tp", "pp", "cp", "ep", "vp", "microbatches"):
+        for name in ("dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate"):
             if getattr(self, name) < 1:
                 raise NeuronprofError(f"--{name} {getattr(self, name)} is not a number of parts; give at least 1.")
         if not 0 <= self.zero <= _MOST_SHARDED:
@@ -76,7 +83,7 @@ class Layout:
     def _validate_schedule(self) -> None:
         if self.vp > 1 and (self.pp == 1 or self.schedule != "interleaved"):
             raise NeuronprofError(f"--vp {self.vp} needs --pp 2 or more and --schedule interleaved.")
-        if self.schedule == "interleaved" and self.pp > 1 and (self.vp < 2 or self.microbatches % self.pp):
+        if self.schedule == "interleaved" and self.pp > 1 and (self.vp < 2 or self.passes % self.pp):
             raise NeuronprofError(
-                f"--schedule interleaved needs --vp 2 or more and --microbatches that are a multiple of --pp {self.pp}."
+                f"--schedule interleaved needs --vp 2 or more and micro-batches that are a multiple of --pp {self.pp}."
             )

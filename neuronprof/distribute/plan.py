@@ -1,6 +1,7 @@
 """Plans a layout: from the graph of a step on one device to what each pipeline stage runs."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from neuronprof.distribute.chunks import Chunks
 from neuronprof.distribute.data_parallel import data_parallel
 from neuronprof.distribute.layout import Layout
 from neuronprof.distribute.pieces import BACKWARD, FORWARD, STEP, Pieces, cut, regions
-from neuronprof.distribute.schedules import Action, Pass, schedule
+from neuronprof.distribute.schedules import Pass, schedule
 from neuronprof.distribute.sharding import Sharder
 from neuronprof.distribute.zero import Shares, keep_parts, share_out
 from neuronprof.errors import NeuronprofError
@@ -54,6 +55,8 @@ class Planner:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._sharder = Sharder(graph)
+        self._chunks: dict[object, Chunks] = {}
+        self._pipelines: dict[object, _Pipeline] = {}
 
     def plan(self, layout: Layout) -> Plan:
         """As the function `plan`.
@@ -63,15 +66,22 @@ class Planner:
         """
         layout.validate()
         mesh = layout.mesh()
-        if layout.microbatches > 1 or layout.pp > 1:
+        if layout.passes > 1 or layout.pp > 1:
             _refuse_accumulation(self._graph)
         graph, notes = self._sharder.shard(mesh, layout.microbatches, sequence_parallel=layout.sequence_parallel)
         replicas = mesh.group("cp", "dp") if layout.cp > 1 else mesh.group("dp")
-        if layout.pp == 1 and layout.microbatches == 1:
-            stages: tuple[StagePlan, ...] = (StagePlan((_reduced(graph, layout, replicas),), ((0, 0),)),)
-        else:
-            stages = _Pipeline(graph, layout, mesh, replicas).stages()
-        return Plan(mesh, layout, stages, notes)
+        if layout.pp == 1 and layout.passes == 1:
+            return Plan(mesh, layout, (StagePlan((_reduced(graph, layout, replicas),), ((0, 0),)),), notes)
+        across, accumulates = mesh.group("pp"), layout.passes > 1
+        key = (id(graph), layout.pp, layout.vp, across, accumulates)
+        if key not in self._chunks:
+            count = layout.pp * layout.vp
+            pieces = cut(graph, count) if count > 1 else _whole(graph)
+            self._chunks[key] = Chunks(graph, pieces, layout.pp, across, accumulate=accumulates)
+        alike = replace(layout, accumulate=1 + accumulates)
+        if alike not in self._pipelines:
+            self._pipelines[alike] = _Pipeline(layout, replicas, across, self._chunks[key])
+        return Plan(mesh, layout, self._pipelines[alike].stages(layout.passes), notes)
 
 
 def _reduced(graph: Graph, layout: Layout, replicas: ReplicaGroup) -> Graph:
@@ -102,41 +112,43 @@ def _refuse_accumulation(graph: Graph) -> None:
 class _Pipeline:
     """The stages of a pipeline, or of one stage that accumulates micro-batches."""
 
-    def __init__(self, graph: Graph, layout: Layout, mesh: Mesh, replicas: ReplicaGroup) -> None:
-        self._graph, self._layout, self._replicas = graph, layout, replicas
-        self._across = mesh.group("pp")
-        count = layout.pp * layout.vp
-        self._pieces = cut(graph, count) if count > 1 else _whole(graph)
-        self._chunks = Chunks(graph, self._pieces, layout.pp, self._across, accumulate=layout.microbatches > 1)
+    def __init__(self, layout: Layout, replicas: ReplicaGroup, across: ReplicaGroup, chunks: Chunks) -> None:
+        self._layout, self._replicas, self._across, self._chunks = layout, replicas, across, chunks
+        self._made: dict[object, Graph] = {}
 
-    def stages(self) -> tuple[StagePlan, ...]:
-        """What each stage runs."""
-        return tuple(self._stage(stage) for stage in range(self._layout.pp))
+    def stages(self, passes: int) -> tuple[StagePlan, ...]:
+        """What each stage runs in a step of so many micro-batches."""
+        return tuple(self._stage(stage, passes) for stage in range(self._layout.pp))
 
-    def _stage(self, stage: int) -> StagePlan:
+    def _stage(self, stage: int, passes: int) -> StagePlan:
         layout = self._layout
-        actions = schedule(layout.schedule, layout.pp, stage, layout.microbatches, layout.vp)
+        actions = schedule(layout.schedule, layout.pp, stage, passes, layout.vp)
         chunks: list[Graph] = []
         index: dict[tuple[Pass, int, bool], int] = {}
         order: list[tuple[int, int]] = []
         for action in actions:
             if action.kind is Pass.WEIGHTS:
                 continue  # with the chunk of the inputs: see _kind
-            last = action.kind is not Pass.FORWARD and action.microbatch == layout.microbatches - 1
+            last = action.kind is not Pass.FORWARD and action.microbatch == passes - 1
             key = (action.kind, action.virtual, last or layout.zero >= 2)
             if key not in index:
                 index[key] = len(chunks)
-                chunks.append(self._chunk(action, stage, reduce=key[2]))
+                chunks.append(self._once(partial(self._chunk, action.virtual * layout.pp + stage, action.kind, key[2])))
             order.append((index[key], action.microbatch))
         for virtual in range(layout.vp):
             order.append((len(chunks), -1))
-            chunks.append(self._step(virtual * layout.pp + stage))
+            chunks.append(self._once(partial(self._step, virtual * layout.pp + stage)))
         return StagePlan(tuple(chunks), tuple(order))
 
-    def _chunk(self, action: Action, stage: int, reduce: bool) -> Graph:
-        piece = action.virtual * self._layout.pp + stage
-        graph = self._chunks.graph(piece, FORWARD if action.kind is Pass.FORWARD else BACKWARD)
-        if action.kind is Pass.FORWARD or not reduce:
+    def _once(self, make: partial[Graph]) -> Graph:
+        key = (make.func.__name__, make.args)
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _chunk(self, piece: int, kind: Pass, reduce: bool) -> Graph:
+        graph = self._chunks.graph(piece, FORWARD if kind is Pass.FORWARD else BACKWARD)
+        if kind is Pass.FORWARD or not reduce:
             return self._gathered(graph)
         if self._layout.zero:
             return share_out(graph, Shares(self._replicas, self._layout.zero, self._layout.bucket_bytes))

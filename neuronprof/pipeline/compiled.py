@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuronprof.compile.join import join
-from neuronprof.compile.lower import compile_graph
+from neuronprof.compile.lower import Lowered, lower
 from neuronprof.graph.ops import work
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ class Compiler:
         self._chip = chip
         self._lnc = lnc
         self._signatures: dict[Signature, int] = {}
-        self._chunks: dict[bytes, Program] = {}
+        self._lowered: dict[bytes, Lowered] = {}
+        self._chunks: dict[tuple[bytes, bytes], Program] = {}
+        self._same: dict[int, tuple[Graph, Program]] = {}  # by the graph's id
         self._joined: dict[tuple[tuple[int, ...], tuple[tuple[int, int], ...]], Program] = {}
 
     def compile(self, stages: "Sequence[StagePlan]", operators: "Operators | None" = None) -> Compiled:
@@ -60,14 +62,28 @@ class Compiler:
             self._joined[key] = join(chunks, stage.order)
         return _rebound(self._joined[key], stage.chunks)
 
-    def _chunk(self, graph: "Graph") -> "Program":
-        key = self._content(graph)
-        if key not in self._chunks:
-            self._chunks[key] = compile_graph(graph, self._chip, self._lnc)
-        return self._chunks[key]
+    def forget_stages(self) -> None:
+        """Gives up the programs of whole stages, which are large; those of their chunks stay."""
+        self._joined.clear()
 
-    def _content(self, graph: "Graph") -> bytes:
-        """A digest of all that a chunk's program depends on: not of names, nor of which stage is at the other end of a message."""
+    def _chunk(self, graph: "Graph") -> "Program":
+        if id(graph) not in self._same:
+            self._same[id(graph)] = (graph, self._compiled(graph))
+        return self._same[id(graph)][1]
+
+    def _compiled(self, graph: "Graph") -> "Program":
+        touched, rest = self._content(graph)
+        if touched not in self._lowered:
+            self._lowered[touched] = lower(graph, self._chip, self._lnc)
+        if (touched, rest) not in self._chunks:
+            self._chunks[touched, rest] = self._lowered[touched].program_of(graph)
+        return self._chunks[touched, rest]
+
+    def _content(self, graph: "Graph") -> tuple[bytes, bytes]:
+        """Digests of all that a chunk's program depends on: of its operators and what they touch, and of what only takes room in HBM.
+
+        Neither depends on names, nor on which stage is at the other end of a message.
+        """
         number = self._signatures
         codes = np.array([number.setdefault(s, len(number)) for s in graph.signatures] or [0], np.int64)
         _, first, inverse = np.unique(graph.operands, return_index=True, return_inverse=True)
@@ -78,11 +94,11 @@ class Compiler:
         touched = graph.operands[np.sort(first)].tolist()
         for index in touched:
             digest.update(_kept(graph.buffers[index]) if index >= 0 else b"-")
-        rest = set(range(len(graph.buffers))).difference(touched)
-        digest.update(b"".join(sorted(_kept(graph.buffers[i]) for i in rest if graph.buffers[i].nbytes)))
         for op, call in sorted(graph.collectives.items()):
             digest.update(repr((op, replace(call, peer=0))).encode())
-        return digest.digest()
+        rest = set(range(len(graph.buffers))).difference(touched)
+        room = sorted(_kept(graph.buffers[i]) for i in rest if graph.buffers[i].nbytes)
+        return digest.digest(), hashlib.sha256(b"".join(room)).digest()
 
 
 def _kept(buffer: "Buffer") -> bytes:

@@ -43,6 +43,7 @@ class Options:
     ep: int = 1
     vp: int = 1
     microbatches: int = 1
+    accumulate: int = 1
     zero: int = 0
     sequence_parallel: bool = False
     schedule: str = "1f1b"
@@ -76,8 +77,8 @@ class Options:
         """The layout of a script for one device."""
         from neuronprof.distribute.layout import Layout
 
-        names = ("dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "zero", "sequence_parallel", "schedule")
-        return Layout(**{name: getattr(self, name) for name in names}, bucket_bytes=self.bucket_bytes)
+        names = Layout.__dataclass_fields__
+        return Layout(**{name: getattr(self, name) for name in names})
 
     def faults(self) -> "Faults":
         """What makes ranks differ."""

@@ -103,7 +103,7 @@ def _metadata(recorded: "Recording", simulated: Simulated, roles: dict[int, str]
 
 def _layout(options: Options) -> dict[str, Any]:
     layout = options.layout()
-    names = ("microbatches", "zero", "sequence_parallel", "schedule", "vp")
+    names = ("microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "vp")
     return {name: getattr(layout, name) for name in names}
 
 

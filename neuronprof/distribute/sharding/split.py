@@ -18,7 +18,7 @@ def split_batch(graph: Graph, parts: int) -> Graph:
     """
     if parts == 1:
         return graph
-    size = _common_size(graph, 0)
+    size = batch_size(graph)
     if not size or size % parts:
         raise NeuronprofError(
             f"{parts} micro-batches cannot be cut from the script's batch of {size or 1}; give it a batch that is a multiple of {parts}, "
@@ -69,6 +69,19 @@ def _inputs(graph: Graph) -> dict[int, Tensor]:
 def _common_size(graph: Graph, index: int) -> int:
     sizes = Counter(t.shape[index] for t in _inputs(graph).values() if len(t.shape) > index)
     return sizes.most_common(1)[0][0] if sizes else 0
+
+
+def batch_size(graph: Graph) -> int:
+    """Samples that a step takes: the first extent that most of its input data has; 0 if it has none."""
+    return _common_size(graph, 0)
+
+
+def tokens(graph: Graph) -> int | None:
+    """Tokens that a step takes: what its first embedding looks up; None for a model without one."""
+    for signature in (graph.signatures[s] for s in graph.signature.tolist()):
+        if signature.name.startswith("aten.embedding") and len(signature.inputs) > 1:
+            return signature.inputs[1].numel
+    return None
 
 
 def sequence_length(graph: Graph) -> int:

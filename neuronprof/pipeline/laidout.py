@@ -1,0 +1,123 @@
+"""One captured step under many layouts: what they share is made once, and no trace is written."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from neuronprof.compile.memory import peak_levels
+from neuronprof.distribute.plan import Planner
+from neuronprof.errors import NeuronprofError
+from neuronprof.pipeline.compiled import Compiled, Compiler
+from neuronprof.pipeline.figures import Figures, figures
+from neuronprof.simulate import undisturbed
+from neuronprof.simulate.job import Job
+
+if TYPE_CHECKING:
+    from neuronprof.distribute.layout import Layout
+    from neuronprof.graph.ir import Graph
+    from neuronprof.hardware.spec import Chip
+
+# Micro-batches beyond those that fill and drain the pipeline until one follows another at the same distance.
+_SETTLED = 2
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """A layout of the step.
+
+    peak: bytes of each category when the HBM of the fullest stage is fullest; capacity: bytes that a rank has; figures: None where it
+    does not fit; refused: why the model cannot be laid out so ('': it can).
+    """
+
+    layout: "Layout"
+    peak: dict[str, int]
+    capacity: int
+    figures: Figures | None
+    refused: str = ""
+
+    @property
+    def peak_bytes(self) -> int:
+        """HBM that the fullest stage needs."""
+        return sum(self.peak.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can run at all."""
+        return self.figures is not None
+
+
+class StepSimulator:
+    """Simulates one training step, captured as for one device, under one layout after another."""
+
+    def __init__(self, graph: "Graph", chip: "Chip", lnc: int) -> None:
+        self._graph, self._chip, self._lnc = graph, chip, lnc
+
+    @cached_property
+    def _planner(self) -> Planner:
+        return Planner(self._graph)
+
+    @cached_property
+    def _compiler(self) -> Compiler:
+        return Compiler(self._chip, self._lnc)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of HBM that a rank has."""
+        return int(self._chip.package.hbm_capacity) // self._chip.ranks(self._lnc)
+
+    def simulate(self, layout: "Layout") -> LaidOut:
+        """Lays out, compiles, and runs what fits.
+
+        A step of many micro-batches is simulated with two smaller numbers of them, each large enough for the pipeline to settle: from
+        there on every further micro-batch adds the same to each figure.
+        """
+        try:
+            return self._simulated(layout)
+        except NeuronprofError as error:
+            return LaidOut(layout, {}, self.capacity, None, str(error))
+        finally:
+            self._compiler.forget_stages()
+
+    def _simulated(self, layout: "Layout") -> LaidOut:
+        shorter, short = _settled(layout)
+        compiled = self._compiled(short)
+        peak = self._peak(compiled)
+        times = 0.0
+        if shorter is not None:
+            before = self._compiled(shorter)
+            times = (layout.accumulate - short.accumulate) / (short.accumulate - shorter.accumulate)
+            less = self._peak(before)
+            peak = {role: round(nbytes + times * (nbytes - less[role])) for role, nbytes in peak.items()}
+        if sum(peak.values()) > self.capacity:
+            return LaidOut(layout, peak, self.capacity, None)
+        found = self._figures(compiled, short)
+        if shorter is not None:
+            found = found.extended(self._figures(before, shorter), times)
+        return LaidOut(layout, peak, self.capacity, found)
+
+    def _compiled(self, layout: "Layout") -> Compiled:
+        return self._compiler.compile(self._planner.plan(layout).stages)
+
+    def _figures(self, compiled: Compiled, layout: "Layout") -> Figures:
+        mesh = layout.mesh()
+        stages = (mesh.size("pp"), mesh.stride("pp")) if mesh.size("pp") > 1 else (1, 1)
+        job = Job(self._chip, self._lnc, mesh.world, stages)
+        return figures(undisturbed.run(compiled.programs, job), compiled)
+
+    def _peak(self, compiled: Compiled) -> dict[str, int]:
+        programs = {id(p): p for p in compiled.programs}.values()
+        return max(map(peak_levels, programs), key=lambda levels: sum(levels.values()))
+
+
+def _settled(layout: "Layout") -> "tuple[Layout | None, Layout]":
+    """The two smaller steps that stand for a long one; (None, the layout) for one that is short itself."""
+    unit = layout.pp if layout.schedule == "interleaved" else 1
+    step = -(-unit // layout.microbatches)
+    while step * layout.microbatches % unit:
+        step += 1
+    passes = 2 * layout.pp * layout.vp if layout.schedule == "interleaved" else layout.pp
+    fewest = -(-(passes + _SETTLED) // layout.microbatches)
+    fewest += -fewest % step
+    if layout.accumulate <= 2 * fewest + step:
+        return None, layout
+    return replace(layout, accumulate=fewest), replace(layout, accumulate=fewest + step)

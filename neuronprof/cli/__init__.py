@@ -11,6 +11,7 @@ VERBS = {
     "record": "run a training script on a simulated machine and write its trace",
     "analyze": "find what holds a trace's steps back",
     "view": "show a trace's timeline in a browser",
+    "sweep": "simulate many layouts of a training script, and say which is best and why",
     "chips": "list the simulated machines and where each of their numbers comes from",
 }
 

@@ -39,6 +39,11 @@ class Layout:
         return Mesh(axes, (("ep", "dp", self.ep),) if self.ep > 1 else ())
 
     @property
+    def model_ranks(self) -> int:
+        """Ranks over which one replica of the model is spread."""
+        return self.tp * self.pp * self.cp
+
+    @property
     def passes(self) -> int:
         """Micro-batches that a replica runs in a step."""
         return self.microbatches * self.accumulate
@@ -46,7 +51,7 @@ class Layout:
     @property
     def world(self) -> int:
         """Number of ranks."""
-        return self.dp * self.tp * self.pp * self.cp
+        return self.dp * self.model_ranks
 
     def text(self) -> str:
         """What differs from one rank, as options: '--dp 2 --zero 1'."""

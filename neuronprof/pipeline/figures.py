@@ -48,7 +48,7 @@ class Figures:
 
 def figures(run: Undisturbed, compiled: Compiled) -> Figures:
     """The figures of a run of all stages of a layout."""
-    last = _ns(run.end.max(initial=0))
+    last = int(_ns(run.end).max(initial=0))
     stages = [_stage(run, number, last) for number in range(len(compiled.programs))]
     exposed, bubble, compute = (sum(column) / len(stages) for column in zip(*stages, strict=True))
     return Figures(float(last), exposed, bubble, compute, _model_flops(compiled))
@@ -65,8 +65,8 @@ def _stage(run: Undisturbed, number: int, last: int) -> tuple[int, int, int]:
     exposed = int((end[talking] - start[talking] - hidden).sum())
     moving = talking | (np.isin(queue, _DMA) & ~np.isin(opcode, _HOST_COPIES))
     taken = intervals.merge(np.append(busy[0], start[moving]), np.append(busy[1], end[moving]))
-    waits = intervals.merge(*map(_ns, run.waits(number)))
-    free = intervals.subtract(*waits, *taken)
+    waited, until = map(_ns, run.waits(number))
+    free = intervals.subtract(*intervals.merge(until - waited, until), *taken)
     idle = last - int(end.max(initial=0))
     return exposed, int((free[1] - free[0]).sum()) + idle, int((busy[1] - busy[0]).sum())
 

@@ -25,7 +25,7 @@ class Undisturbed:
         return slice(int(self.fleet.base[number]), int(self.fleet.base[number + 1]))
 
     def waits(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """When a stage's rank stood waiting for other stages: from when and until when, int64[k], picoseconds.
+        """How long a stage's rank stood waiting for other stages, and until when, int64[k], picoseconds.
 
         It waits from the moment at which the message, or the collective of several stages, could have started for all that the stage
         itself has to do.
@@ -42,7 +42,8 @@ class Undisturbed:
             before = np.concatenate([[0], self.end[own][mine[:-1]]])
             there = np.flatnonzero(queue[late] == line)
             since[there] = np.maximum(since[there], before[np.searchsorted(mine, late[there])])
-        return since, self.start[own][late]
+        until = self.start[own][late]
+        return until - since, until
 
 
 def run(programs: Sequence[Program], job: Job) -> Undisturbed:

@@ -72,8 +72,6 @@ class Engine(TorchDispatchMode):
         self._depth = 0
         self._threads = 0
 
-    # --- what the script and the launcher tell
-
     @property
     def stop_after(self) -> int | None:
         """After so many complete steps operators still execute but are not recorded."""
@@ -239,15 +237,19 @@ class Engine(TorchDispatchMode):
         operator.written = WRITTEN.get(operator.name, operator.written)
         return operator
 
-    def record(self, func: Any, args: tuple[Any, ...], out: Any, call: Message) -> None:
-        """Appends a collective that was executed: an operator with the group that it communicates in."""
+    def operators(self) -> int:
+        """How many are recorded so far."""
+        return len(self.tape.recorder)
+
+    def record(self, func: Any, args: tuple[Any, ...], out: Any, call: Message | None) -> None:
+        """Appends a collective that was executed, with the group that it communicates in, or (None) a wait for one."""
         tape = self.tape
         if not (tape.recording or tape.starts(args)):
             return
-        key, operands = self._call.key(func, args, {})
-        operator = self._operators.get(func) or self._operator(func)
+        operator, (key, operands) = self._operators.get(func) or self._operator(func), self._call.key(func, args, {})
         entry = self._entries.setdefault((*key, "collective"), Entry())
-        tape.calls[len(tape.recorder)] = call
+        if call is not None:
+            tape.calls[len(tape.recorder)] = call
         tape.record(entry, (operator, args, {}), operands, out, _sequence() - 1)
 
     @contextmanager

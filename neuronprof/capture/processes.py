@@ -28,7 +28,7 @@ def install(patches: Patches, engine: Engine, world: int | None = None, rank: in
         from neuronprof.capture.distributed.ranks import Ranks
 
         ddp.install(patches)
-        sharded.install(patches)
+        sharded.install(patches, engine.collectives.waits.on)
         job = None if world is None else (world, rank)
         Ranks(job, engine.collectives.book, engine.joined, engine.note).install(patches)
-        engine.collectives.p2p.install(patches)
+        engine.collectives.waits.install(patches)

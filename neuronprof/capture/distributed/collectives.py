@@ -9,7 +9,8 @@ from neuronprof.capture.distributed import messages, results, streams
 from neuronprof.capture.distributed.groups import Book, Call
 from neuronprof.capture.distributed.messages import FORMS, Message
 from neuronprof.capture.distributed.p2p import PointToPoint
-from neuronprof.capture.signatures import Operator
+from neuronprof.capture.distributed.waits import Waits
+from neuronprof.capture.signatures import Operator, tensors_in
 from neuronprof.terms import Collective
 
 ALIKE = "results of collectives are as if all ranks held the same data"
@@ -25,20 +26,24 @@ class Recording(Protocol):
     def note(self, key: str, count: int = 1) -> None:
         """Counts a softening."""
 
-    def record(self, func: Any, args: tuple[Any, ...], out: Any, call: Call) -> None:
-        """Appends an operator that communicates."""
+    def operators(self) -> int:
+        """How many are recorded so far."""
+
+    def record(self, func: Any, args: tuple[Any, ...], out: Any, call: Call | None) -> None:
+        """Appends an operator that communicates, or waits for one that does."""
 
 
 class Collectives:
     """Executes collective operators for one rank of a world whose other ranks do not exist.
 
-    book: the groups of the run. p2p: what happens to sends and receives.
+    book: the groups of the run. p2p: what happens to sends and receives; waits: to the works of all the others.
     """
 
     def __init__(self, engine: Recording) -> None:
         self.book = Book()
         self._engine = engine
         self.p2p = PointToPoint(self._permute, self._message)
+        self.waits = Waits(engine.operators, self._wait, self.p2p.waited)
 
     def execute(self, func: Any, operator: Operator, args: tuple[Any, ...], simulated: bool) -> Any:
         """Executes one collective operator and returns what the dispatcher expects; simulated: large results get no values."""
@@ -50,8 +55,11 @@ class Collectives:
         if message.group.size() > 1 and message.kind != Collective.BARRIER:
             self._engine.note(ALIKE)
         out = self._result(message, func, args, simulated)
-        call = Call(message.kind, _nbytes(message, out), group, -1, message.uneven, streams.current())
+        stream = streams.current()
+        call = Call(message.kind, _nbytes(message, out), group, -1, message.uneven, stream)
         self._engine.record(func, args, out, call)
+        if message.name.startswith("c10d."):
+            self.waits.issued(tensors_in(args[0]), stream)
         return out
 
     def _result(self, message: Message, func: Any, args: tuple[Any, ...], simulated: bool) -> Any:
@@ -65,6 +73,9 @@ class Collectives:
             return None
         done = results.work(args[0])
         return (args[0], done) if returns == 2 else done
+
+    def _wait(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._engine.record(WAIT, (list(tensors),), list(tensors), None)
 
     def _permute(self, sent: Sequence[torch.Tensor], received: Sequence[torch.Tensor], message: Message) -> None:
         """Sends and receives at the same distance on all ranks of a ring: one permutation."""
@@ -95,7 +106,7 @@ class _Operator:
         return self._name
 
 
-PERMUTE = _Operator(messages.PERMUTE)
+PERMUTE, WAIT = _Operator(messages.PERMUTE), _Operator("neuronprof.wait.default")
 MESSAGES = {Collective.SEND: _Operator(messages.SEND), Collective.RECV: _Operator(messages.RECV)}
 
 

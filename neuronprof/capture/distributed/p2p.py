@@ -2,16 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Work
 from torch.utils._python_dispatch import _disable_current_modes
 
 from neuronprof.capture.distributed.messages import Message, members
 from neuronprof.capture.distributed.peers import Peers
-from neuronprof.capture.patching import Patches
 from neuronprof.capture.simtensor import Sim
 from neuronprof.errors import NeuronprofError
 from neuronprof.terms import Collective
@@ -39,18 +36,6 @@ class PointToPoint:
         self._expected: dict[int, list[tuple[torch.Tensor, int, str]]] = defaultdict(list)
         self._numbers: dict[tuple[int, int], int] = defaultdict(int)
         self._keys: dict[tuple[int, int, str], int] = defaultdict(int)
-
-    def install(self, patches: Patches) -> None:
-        """Listens to who waits for what, until patches is undone."""
-
-        def wait(original: Callable[..., Any], work: Any, *args: Any, **kwargs: Any) -> Any:
-            value = work.get_future().value() if self._unpaired or self._expected else ()
-            for tensor in value if isinstance(value, (list, tuple)) else ():
-                if isinstance(tensor, torch.Tensor):
-                    self.waited(tensor)
-            return original(work, *args, **kwargs)
-
-        patches.wrap(Work, "wait", wait)
 
     def add(self, message: Message) -> None:
         """Takes a send or a receive.

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from neuronprof.capture.distributed import streams
 from neuronprof.capture.patching import Patches
 from neuronprof.capture.signatures import Operator
@@ -10,12 +12,20 @@ from neuronprof.capture.signatures import Operator
 _Call = Callable[..., Any]
 
 
-def install(patches: Patches) -> None:
-    """Tells the streams of the collectives that PyTorch's FSDP issues, until patches is undone."""
+def install(patches: Patches, wait: Callable[[torch.Tensor], None]) -> None:
+    """Tells the streams of the collectives that PyTorch's FSDP issues, until patches is undone.
+
+    wait: is called with a tensor where the device waits for what is gathered into it.
+    """
     from torch.distributed.fsdp import _runtime_utils
     from torch.distributed.fsdp._flat_param import FlatParamHandle
     from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 
+    def copy_out(original: _Call, result: Any, *args: Any, **kwargs: Any) -> Any:
+        wait(result.all_gather_output)
+        return original(result, *args, **kwargs)
+
+    patches.wrap(_fsdp_param_group, "foreach_all_gather_copy_out", copy_out)
     patches.wrap(_fsdp_param_group, "foreach_all_gather", _on(streams.AHEAD))
     patches.wrap(_fsdp_param_group, "foreach_reduce", _on(streams.BEHIND))
     patches.wrap(FlatParamHandle, "_all_gather_flat_param", _on(streams.AHEAD))

@@ -1,5 +1,6 @@
 """torch.cuda, torch.neuron, torch.xpu, torch.hpu and torch.accelerator as a script with one simulated Trainium4 core sees them."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -122,6 +123,11 @@ def _on_stream(stream: Stream | None) -> Iterator[None]:
     yield
 
 
+def _devices() -> int:
+    """Devices of this host: as many as it has ranks of the job."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def _device_index(device: Any, kind: str) -> int:
     label = placement.simulated(device)
     return placement.current_index(kind) if label is None else label.index
@@ -147,7 +153,7 @@ def _surface(kind: str) -> dict[str, Any]:
         "is_available": lambda: called_by_user(),
         "is_initialized": lambda: True,
         "init": lambda: None,
-        "device_count": lambda: 1 if called_by_user() else 0,
+        "device_count": lambda: _devices() if called_by_user() else 0,
         "current_device": lambda: placement.current_index(kind),
         "set_device": lambda device: placement.select(kind, _device_index(device, kind)),
         "device": selected,

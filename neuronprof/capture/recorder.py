@@ -42,6 +42,7 @@ class Recorder:
         self.live_bytes = 0
         self._live: dict[int, int] = {}
         self._watches: dict[int, _Watch] = {}
+        self._emptied: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._on_freed = self._freed
 
     def __len__(self) -> int:
@@ -56,9 +57,19 @@ class Recorder:
         found = self._live.get(storage._cdata)
         if found is not None:
             return found
+        if birth < 0 and storage._cdata in self._emptied:
+            birth = max(len(self.signature) - 1, 0)
         # Kernels of the CPU may leave a reduction's workspace behind its scalar result.
         nbytes = tensor.element_size() if birth >= 0 and not tensor.dim() else storage.nbytes()
         return self._adopt(storage, nbytes, birth, isinstance(tensor, Sim))
+
+    def emptied(self, storage: torch.UntypedStorage) -> None:
+        """The memory of a storage is given back, though the storage stays: what it holds next is another buffer."""
+        key = storage._cdata
+        found = self._live.get(key)
+        if found is not None:
+            self._freed(self._watches[found])
+            self._emptied[key] = weakref.ref(storage, lambda _ref: self._emptied.pop(key, None))
 
     def known(self, tensor: torch.Tensor) -> int:
         """The buffer of a tensor that some operator touched, or -1."""

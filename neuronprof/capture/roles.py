@@ -51,7 +51,7 @@ class Roles:
 
     def leaf(self, tensor: torch.Tensor) -> None:
         """Notes a tensor that gradients were accumulated for, though it belongs to no module: an input, or a parameter made by hand."""
-        self._leaves[self._recorder.buffer(tensor)] = weakref.ref(tensor)
+        self._leaves[self._recorder.buffer(_local(tensor))] = weakref.ref(tensor)
 
     def gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Notes the gradients that an optimizer is about to use."""
@@ -82,17 +82,23 @@ class Roles:
             for key, value in _tensors(state):
                 self._set(value, Role.OPTIMIZER_STATE, f"{name}.{key}" if name else key)
                 if key == "step" and id(parameter) in counts_on_host:
-                    self.on_host.add(self._recorder.buffer(value))
+                    self.on_host.add(self._recorder.buffer(_local(value)))
 
     def input(self, tensor: torch.Tensor) -> None:
         """Notes a tensor that came from the host."""
-        buffer = self._recorder.buffer(tensor, max(len(self._recorder) - 1, 0))
+        buffer = self._recorder.buffer(_local(tensor), max(len(self._recorder) - 1, 0))
         self.of.setdefault(buffer, (Role.INPUTS, ""))
 
     def _set(self, tensor: torch.Tensor, role: Role, name: str) -> None:
-        buffer = self._recorder.buffer(tensor)
+        buffer = self._recorder.buffer(_local(tensor))
         if buffer >= 0 and (buffer not in self.of or self.of[buffer][0] == Role.INPUTS):
             self.of[buffer] = (role, name)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """What a rank has of a tensor that is distributed: a DTensor itself claims the bytes of all ranks."""
+    local: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
+    return local
 
 
 def _nothing() -> None:

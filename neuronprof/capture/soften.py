@@ -134,15 +134,6 @@ _SIZE = "_neuronprof_size"
 
 
 def _patch_storages(patches: Patches) -> None:
-    def resize(original: _Call, self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
-        try:
-            return original(self, size)
-        except RuntimeError as error:
-            if "invalid python storage" not in str(error):
-                raise
-            self.__dict__[_SIZE] = size
-            return self
-
     def size(original: _Call, self: torch.UntypedStorage) -> int:
         resized = self.__dict__.get(_SIZE)
         return original(self) if resized is None else resized
@@ -156,9 +147,22 @@ def _patch_storages(patches: Patches) -> None:
             return self._cdata
 
     patches.wrap(torch.UntypedStorage, "data_ptr", address)
-    patches.wrap(torch.UntypedStorage, "resize_", resize)
+    patches.wrap(torch.UntypedStorage, "resize_", _resize)
     patches.wrap(torch.UntypedStorage, "size", size)
     patches.wrap(torch.UntypedStorage, "nbytes", size)
+
+
+def _resize(original: _Call, self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+    engine = engines.current()
+    if size == 0 and engine is not None:
+        engine.tape.recorder.emptied(self)
+    try:
+        return original(self, size)
+    except RuntimeError as error:
+        if "invalid python storage" not in str(error):
+            raise
+        self.__dict__[_SIZE] = size
+        return self
 
 
 # ---- checkpoints without values

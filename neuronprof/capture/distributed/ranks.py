@@ -1,6 +1,7 @@
 """Ranks: process groups of any backend and size, of which this process is one rank and the others do not exist."""
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -54,8 +55,11 @@ class Ranks:
         patches.wrap(device_mesh.DeviceMesh, "__init__", self._mesh)
 
     def _wrap(self, patches: Patches, name: str, wrapper: _Call) -> None:
+        original = getattr(distributed_c10d, name)
         patches.wrap(distributed_c10d, name, wrapper)
-        patches.set(dist, name, getattr(distributed_c10d, name))
+        for module in [m for n, m in sys.modules.items() if n.startswith("torch.distributed")]:
+            if vars(module).get(name) is original:  # imported from there
+                patches.set(module, name, getattr(distributed_c10d, name))
 
     def _init(
         self, original: _Call, backend: str | None = None, init_method: Any = None, *args: Any, **kwargs: Any

@@ -1,5 +1,6 @@
 """Fully sharded parameters: which of their collectives run ahead of the forward and behind the backward pass."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 
 from neuronprof.capture.distributed import streams
 from neuronprof.capture.patching import Patches
+from neuronprof.capture.placement import HOST, simulated
 from neuronprof.capture.signatures import Operator
 
 _Call = Callable[..., Any]
@@ -17,7 +19,7 @@ def install(patches: Patches, wait: Callable[[torch.Tensor], None]) -> None:
 
     wait: is called with a tensor where the device waits for what is gathered into it.
     """
-    from torch.distributed.fsdp import _runtime_utils
+    from torch.distributed.fsdp import _init_utils, _runtime_utils, fully_sharded_data_parallel
     from torch.distributed.fsdp._flat_param import FlatParamHandle
     from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 
@@ -31,6 +33,38 @@ def install(patches: Patches, wait: Callable[[torch.Tensor], None]) -> None:
     patches.wrap(FlatParamHandle, "_all_gather_flat_param", _on(streams.AHEAD))
     for name in ("_reduce_grad", "_reduce_grad_no_shard"):
         patches.wrap(_runtime_utils, name, _on(streams.BEHIND))
+    patches.wrap(_init_utils, "_init_device_handle", _device_handle)
+    patches.wrap(fully_sharded_data_parallel, "_init_device_handle", _device_handle)
+    patches.set(_init_utils, "_get_device_from_device_id", lambda *_args: None)
+    patches.set(_init_utils, "_warn_cpu_init", lambda: None)
+
+
+class _Handle:
+    """torch.cuda as FullyShardedDataParallel needs it, which refuses to run on a CPU."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.cuda, name)
+
+    def is_available(self) -> bool:
+        """There is a device."""
+        return True
+
+    def current_device(self) -> torch.device:
+        """What stands for it."""
+        return HOST
+
+    def device_count(self) -> int:
+        """Ranks of a host."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _device_handle(_original: _Call, state: Any, module: torch.nn.Module, _ignored: Any, device_id: Any) -> Any:
+    """Moves a module to the device that a script named, and lets FSDP believe that all the rest is there."""
+    device = simulated(device_id)
+    if device is not None and not any(p.is_meta for p in module.parameters()):
+        module.to(device)
+    state._device_handle = _Handle()
+    return state
 
 
 def parts(operator: Operator) -> _Call | None:

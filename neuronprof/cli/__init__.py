@@ -12,6 +12,7 @@ VERBS = {
     "analyze": "find what holds a trace's steps back",
     "view": "show a trace's timeline in a browser",
     "sweep": "simulate many layouts of a training script, and say which is best and why",
+    "validate": "hold the simulator against training steps that others measured",
     "chips": "list the simulated machines and where each of their numbers comes from",
 }
 

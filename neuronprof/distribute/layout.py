@@ -17,7 +17,8 @@ class Layout:
     parts of the experts, inside dp; vp: virtual stages a pipeline rank. microbatches: parts of a replica's batch that follow each other.
     accumulate: how often a replica takes the script's batch in a step, one after another, each time in that many micro-batches.
     zero: what replicas share out among them: 1 optimizer state, 2 gradients too, 3 weights too. sequence_parallel: with tp, divide the
-    sequence where weights are not divided. schedule: of the pipeline. bucket_bytes: gradients that are reduced together.
+    sequence where weights are not divided. schedule: of the pipeline. even_stages: as many
+    blocks a stage as can be, the last ones fewer, instead of stages of even cost. bucket_bytes: gradients that are reduced together.
     """
 
     dp: int = 1
@@ -31,6 +32,7 @@ class Layout:
     zero: int = 0
     sequence_parallel: bool = False
     schedule: str = "1f1b"
+    even_stages: bool = False
     bucket_bytes: int = 25 << 20
 
     def mesh(self) -> Mesh:

@@ -68,8 +68,8 @@ def layers(graph: Graph) -> np.ndarray:
     return np.array(numbers, np.int32)[graph.module]
 
 
-def cut(graph: Graph, count: int) -> Pieces:
-    """Cuts a step into `count` pieces of about the same cost, between blocks.
+def cut(graph: Graph, count: int, *, even: bool = False) -> Pieces:
+    """Cuts a step into `count` pieces of about the same cost, between blocks; even: of about as many blocks, the outer ones fewer.
 
     Raises:
         NeuronprofError: there are fewer blocks than pieces.
@@ -83,7 +83,8 @@ def cut(graph: Graph, count: int) -> Pieces:
     place = {b: i for i, b in enumerate(blocks)}
     forward = region == FORWARD
     position = _positions(layer, forward, place)
-    bounds = _balanced(_costs(graph, position, forward, len(blocks)), count)
+    costs = _costs(graph, position, forward, len(blocks))
+    bounds = _even(len(blocks), count) if even else _balanced(costs, count)
     of_block = np.searchsorted(bounds, np.arange(len(blocks)), side="right")
     piece = of_block[np.clip(position, 0, len(blocks) - 1)].astype(np.int32)
     piece[position < 0] = 0
@@ -107,6 +108,16 @@ def _costs(graph: Graph, position: np.ndarray, forward: np.ndarray, blocks: int)
     costs = np.zeros(blocks)
     np.add.at(costs, np.clip(position[forward], 0, blocks - 1), cost[forward])
     return costs
+
+
+def _even(blocks: int, count: int) -> np.ndarray:
+    """First block of each piece but the first; the last pieces, and then the first, have one block less where they do not divide evenly."""
+    most = -(-blocks // count)
+    sizes = np.full(count, most)
+    # The output layer stands in the last piece, the embedding in the first.
+    order = sorted(range(count), key=lambda piece: (min(count - 1 - piece, piece), -piece))
+    sizes[order[: most * count - blocks]] -= 1
+    return np.cumsum(sizes)[:-1]
 
 
 def _balanced(costs: np.ndarray, count: int) -> np.ndarray:

@@ -73,10 +73,10 @@ class Planner:
         if layout.pp == 1 and layout.passes == 1:
             return Plan(mesh, layout, (StagePlan((_reduced(graph, layout, replicas),), ((0, 0),)),), notes)
         across, accumulates = mesh.group("pp"), layout.passes > 1
-        key = (id(graph), layout.pp, layout.vp, across, accumulates)
+        key = (id(graph), layout.pp, layout.vp, layout.even_stages, across, accumulates)
         if key not in self._chunks:
             count = layout.pp * layout.vp
-            pieces = cut(graph, count) if count > 1 else _whole(graph)
+            pieces = cut(graph, count, even=layout.even_stages) if count > 1 else _whole(graph)
             self._chunks[key] = Chunks(graph, pieces, layout.pp, across, accumulate=accumulates)
         alike = replace(layout, accumulate=1 + accumulates)
         if alike not in self._pipelines:

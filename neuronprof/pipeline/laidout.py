@@ -43,7 +43,7 @@ class LaidOut:
     @property
     def fits(self) -> bool:
         """Whether it can run at all."""
-        return self.figures is not None
+        return bool(self.peak) and self.peak_bytes <= self.capacity
 
 
 class StepSimulator:
@@ -65,20 +65,20 @@ class StepSimulator:
         """Bytes of HBM that a rank has."""
         return int(self._chip.package.hbm_capacity) // self._chip.ranks(self._lnc)
 
-    def simulate(self, layout: "Layout") -> LaidOut:
-        """Lays out, compiles, and runs what fits.
+    def simulate(self, layout: "Layout", *, oversized: bool = False) -> LaidOut:
+        """Lays out, compiles, and runs what fits; oversized: and what does not.
 
         A step of many micro-batches is simulated with two smaller numbers of them, each large enough for the pipeline to settle: from
         there on every further micro-batch adds the same to each figure.
         """
         try:
-            return self._simulated(layout)
+            return self._simulated(layout, oversized)
         except NeuronprofError as error:
             return LaidOut(layout, {}, self.capacity, None, str(error))
         finally:
             self._compiler.forget_stages()
 
-    def _simulated(self, layout: "Layout") -> LaidOut:
+    def _simulated(self, layout: "Layout", oversized: bool) -> LaidOut:
         shorter, short = _settled(layout)
         compiled = self._compiled(short)
         peak = self._peak(compiled)
@@ -88,7 +88,7 @@ class StepSimulator:
             times = (layout.accumulate - short.accumulate) / (short.accumulate - shorter.accumulate)
             less = self._peak(before)
             peak = {role: round(nbytes + times * (nbytes - less[role])) for role, nbytes in peak.items()}
-        if sum(peak.values()) > self.capacity:
+        if sum(peak.values()) > self.capacity and not oversized:
             return LaidOut(layout, peak, self.capacity, None)
         found = self._figures(compiled, short)
         if shorter is not None:

@@ -47,6 +47,7 @@ class Options:
     zero: int = 0
     sequence_parallel: bool = False
     schedule: str = "1f1b"
+    even_stages: bool = False
     bucket_bytes: int = 25 << 20
     jitter: float = 0.0
     seed: int = 0

@@ -37,7 +37,8 @@ def write_trace(recorded: "Recording", options: Options) -> Path:
     with Progress(options.quiet) as progress:
         progress.say("laying out and compiling")
         simulation = Simulation(recorded, options)
-        everywhere = simulation.run(progress)
+        progress.say("simulating")
+        everywhere = simulation.run()
         roles = _chosen(simulation, everywhere, options)
         simulated = everywhere.keeping(list(roles))
         runs = [Recorded(s.run, s.step, s.compiled.first_op) for s in simulated.segments]

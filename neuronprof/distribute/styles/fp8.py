@@ -1,0 +1,87 @@
+"""Products in FP8: the matrix products of repeated blocks take operands of 8 bits, cast beforehand."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+from neuronprof.distribute.pieces import layers
+from neuronprof.graph.edit import GraphEditor
+from neuronprof.graph.ir import Graph, Signature, Tensor
+from neuronprof.graph.ops import OpKind, work
+from neuronprof.terms import Role
+
+_WIDE = ("bfloat16", "float16")
+_NARROW = "float8_e4m3fn"
+
+
+def in_fp8(graph: Graph) -> Graph:
+    """A step whose products of two matrices inside repeated blocks run in FP8 (as Transformer Engine's linear layers).
+
+    Each activation and gradient is cast once, after it is made; the first and last layers stay in 16 bits. Weights are taken to be cast
+    once a step, which is not counted.
+    """
+    return _Casting(graph).write()
+
+
+class _Casting:
+    """Casts, and where they are still good."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph, self._editor = graph, GraphEditor(graph)
+        self._cast: dict[tuple[int, int], int] = {}  # (buffer, offset): its cast copy
+        self._casts_of: dict[int, set[tuple[int, int]]] = defaultdict(set)
+
+    def write(self) -> Graph:
+        """The new graph."""
+        graph, layer = self._graph, layers(self._graph)
+        products = [self._is_product(s) for s in graph.signatures]
+        last = self._last_products(products)
+        for op, number in enumerate(graph.signature.tolist()):
+            forward = int(graph.forward[op])
+            inside = layer[op] >= 0 or (forward >= 0 and layer[forward] >= 0)
+            if products[number] and inside:
+                self._narrow(op, last)
+            else:
+                self._editor.copy(op)
+            self._forget(op)
+        return self._editor.finish()
+
+    def _is_product(self, signature: Signature) -> bool:
+        known = work(signature)
+        two = len(signature.inputs) == 2 and all(len(t.shape) == 2 and t.dtype in _WIDE for t in signature.inputs)
+        return two and known.kind is OpKind.GEMM and len(known.gemms) == 1
+
+    def _last_products(self, products: list[bool]) -> dict[int, int]:
+        last: dict[int, int] = {}
+        for op, number in enumerate(self._graph.signature.tolist()):
+            if products[number]:
+                last |= dict.fromkeys(self._graph.inputs(op), op)
+        return last
+
+    def _narrow(self, op: int, last: dict[int, int]) -> None:
+        """Issues one product on casts of its operands."""
+        signature, buffers = self._graph.signatures[self._graph.signature[op]], self._graph.inputs(op)
+        narrow = tuple(replace(t, dtype=_NARROW) for t in signature.inputs)
+        operands = [
+            self._narrowed(op, buffer, tensor, last[buffer])
+            for buffer, tensor in zip(buffers, signature.inputs, strict=True)
+        ]
+        self._editor.copy(op, replace(signature, inputs=narrow), operands + self._graph.outputs(op))
+
+    def _narrowed(self, op: int, buffer: int, tensor: Tensor, last: int) -> int:
+        if self._graph.buffers[buffer].role is Role.WEIGHTS:
+            return buffer
+        key = buffer, tensor.offset
+        if key not in self._cast:
+            made = replace(self._graph.buffers[buffer], nbytes=tensor.numel, name="")
+            self._cast[key] = self._editor.buffer(made, last)
+            self._casts_of[buffer].add(key)
+            narrow = replace(tensor, dtype=_NARROW)
+            self._editor.issue(Signature("aten._to_copy.default", (tensor,), (narrow,)), [buffer, self._cast[key]], op)
+        return self._cast[key]
+
+    def _forget(self, op: int) -> None:
+        """Casts of what an operator writes are good no more."""
+        signature, inputs = self._graph.signatures[self._graph.signature[op]], self._graph.inputs(op)
+        for buffer in [*self._graph.outputs(op), *(inputs[i] for i in signature.mutates)] if not signature.view else ():
+            for key in self._casts_of.pop(buffer, ()):
+                del self._cast[key]

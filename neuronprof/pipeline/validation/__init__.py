@@ -1,0 +1,1 @@
+"""Holds the simulator against training steps that others measured."""

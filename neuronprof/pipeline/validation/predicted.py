@@ -1,0 +1,182 @@
+"""Predicts measured steps: the training script of each row is recorded, laid out, compiled and simulated like any other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neuronprof.distribute.layout import Layout
+from neuronprof.distribute.styles.fp8 import in_fp8
+from neuronprof.distribute.styles.recompute import recomputed
+from neuronprof.errors import NeuronprofError
+from neuronprof.hardware.load import load_chip
+from neuronprof.pipeline.laidout import StepSimulator
+from neuronprof.pipeline.validation.rows import Row
+from neuronprof.pipeline.validation.scores import Outcome
+
+if TYPE_CHECKING:
+    from neuronprof.graph.ir import Graph
+    from neuronprof.hardware.spec import Chip
+
+_GPTS = ("gpt", "mpt", "opt", "nemotron", "bloom", "turing", "mt-nlg")
+_LLAMAS = ("llama", "mistral", "mixtral", "qwen", "gemma", "grok", "deepseek", "yi-", "olmo")
+# Blocks a pipeline piece that the shorter and the longer of two models have which stand for one with many.
+_FEW = 4
+_EVERYTHING = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A training script and its arguments; two rows with equal ones share what is recorded."""
+
+    script: str
+    layers: int
+    arguments: tuple[str, ...]
+
+
+def outcome(row: Row, predicted_s: float | None, reason: str = "", recompute: str = "") -> Outcome:
+    """A row beside its prediction."""
+    return Outcome(
+        row.number, row.dataset, row.model, row.chips, row.measured_s, predicted_s, reason, row.yardsticks, recompute
+    )
+
+
+class Predictor:
+    """Predicts rows one after another; what they have in common is done once."""
+
+    def __init__(self, chips: "dict[str, Chip] | None" = None) -> None:
+        """chips: to be taken instead of the shipped ones of the same name."""
+        self._chips = dict(chips or {})
+        self._graphs: dict[object, Graph] = {}
+        self._simulators: dict[object, StepSimulator] = {}
+
+    def predict(self, row: Row) -> Outcome:
+        """A row's step time, or why there is none."""
+        try:
+            return self._predicted(row)
+        except NeuronprofError as error:
+            return outcome(row, None, str(error))
+
+    def _predicted(self, row: Row) -> Outcome:
+        chip = self._chip(row.chip)
+        layout = _layout(row, chip)
+        choices = (row.recompute,) if row.recompute else _EVERYTHING
+        fitting = None
+        for recompute in choices:
+            found = self._whole(row, chip, layout, recompute)
+            fitting = (found, recompute)
+            if found[1] <= 1:
+                break
+        (seconds, _), recompute = fitting or ((0.0, 0.0), "")
+        return outcome(row, seconds, "", recompute)
+
+    def _chip(self, name: str) -> "Chip":
+        if name not in self._chips:
+            self._chips[name] = load_chip(name.lower())
+        return self._chips[name]
+
+    def _whole(self, row: Row, chip: "Chip", layout: Layout, recompute: str) -> tuple[float, float]:
+        """Seconds of a step, and the share of HBM that it needs.
+
+        Models of many equal blocks are extended from two with fewer: each further block of every pipeline piece adds the same.
+        """
+        pieces = layout.pp * layout.vp
+        fewer, more, times = _shortened(row.layers, pieces)
+        base = self._simulated(row, chip, layout, recompute, fewer)
+        if not times:
+            return base
+        longer = self._simulated(row, chip, layout, recompute, more)
+        return (
+            base[0] + times * (longer[0] - base[0]),
+            base[1] + times * (longer[1] - base[1]),
+        )
+
+    def _simulated(self, row: Row, chip: "Chip", layout: Layout, recompute: str, layers: int) -> tuple[float, float]:
+        found = self._simulator(row, chip, recompute, layers).simulate(layout, oversized=True)
+        if found.figures is None:
+            raise NeuronprofError(found.refused)
+        return found.figures.step_ns / 1e9, found.peak_bytes / found.capacity
+
+    def _simulator(self, row: Row, chip: "Chip", recompute: str, layers: int) -> StepSimulator:
+        script, arguments = training_script(row, layers)
+        fp8 = row.precision.startswith("fp8") and chip.peak.fp8 > chip.peak.bf16
+        key = (script, arguments, recompute, fp8, chip.name)
+        if key not in self._simulators:
+            graph = recomputed(self._captured(script, arguments), recompute)
+            self._simulators[key] = StepSimulator(in_fp8(graph) if fp8 else graph, chip, int(chip.package.lnc))
+        return self._simulators[key]
+
+    def _captured(self, script: str, arguments: tuple[str, ...]) -> "Graph":
+        from neuronprof.pipeline import Options, capture
+
+        key = (script, arguments)
+        if key not in self._graphs:
+            recording = capture(script, arguments, Options(values="none", steps=1, warmup=0)).recording
+            if recording is None:
+                raise NeuronprofError("the training script could not be recorded")
+            step = next(s for s in recording.segments if s.kind == "step")
+            self._graphs[key] = recording.graph.slice(step.start, step.stop)
+        return self._graphs[key]
+
+
+def training_script(row: Row, layers: int) -> tuple[str, tuple[str, ...]]:
+    """The script of a row's model and its arguments, with so many layers.
+
+    A feed-forward part four times as wide as the model is taken for a GPT's where the name says nothing. Attention is fused, but for GPTs
+    in FP16: they were trained before it was. More tensor-parallel ranks than heads of keys each have a copy of one.
+    """
+    from neuronprof.capture.models import training
+
+    name = row.model.lower()
+    gpt = any(n in name for n in _GPTS) or (row.inner == 4 * row.hidden and not any(n in name for n in _LLAMAS))
+    eager = gpt and row.dtype == "float16"
+    shape = training.Shape(
+        layers=layers,
+        hidden=row.hidden,
+        inner=row.inner,
+        heads=row.heads,
+        kv_heads=row.heads if eager else _replicated(row),
+        vocabulary=-(-row.vocabulary // (128 * row.tp)) * 128 * row.tp,
+        sequence=row.sequence,
+        batch=row.micro_batch,
+        dtype=row.dtype,
+        attention="eager" if eager else "fused",
+    )
+    return str(Path(training.__file__).with_name("gpt.py" if gpt else "llama.py")), shape.arguments()
+
+
+def _replicated(row: Row) -> int:
+    return next((n for n in range(row.kv_heads, row.heads + 1) if n % row.tp == 0 and row.heads % n == 0), row.heads)
+
+
+def _shortened(layers: int, pieces: int) -> tuple[int, int, float]:
+    """Layers of a shorter model, of a longer one, and how often their difference is added to the shorter; 0: take it as it is."""
+    step = max(1, -(-_FEW // pieces)) * pieces
+    rest = layers % pieces
+    fewer, more = step + rest, 2 * step + rest
+    return (fewer, more, (layers - fewer) / step) if layers > fewer + more else (layers, layers, 0.0)
+
+
+def _layout(row: Row, chip: "Chip") -> Layout:
+    """The layout of a row.
+
+    Raises:
+        NeuronprofError: it does not match the chips.
+    """
+    world, ranks = row.tp * row.pp * row.cp * row.dp, row.chips * chip.ranks(int(chip.package.lnc))
+    if world not in (row.chips, ranks):
+        raise NeuronprofError(f"tp x pp x cp x dp are {world} ranks, but {row.chips} chips have {ranks}")
+    passes = max(1, -(-row.global_batch // (row.dp * row.micro_batch)))
+    interleaved = row.vp > 1 and row.pp > 1 and passes % row.pp == 0
+    return Layout(
+        dp=row.dp,
+        tp=row.tp,
+        pp=row.pp,
+        cp=row.cp,
+        ep=row.ep,
+        vp=row.vp if interleaved else 1,
+        accumulate=passes,
+        zero=row.zero if row.dp * row.cp > 1 else 0,
+        sequence_parallel=row.sequence_parallel and row.tp > 1,
+        schedule="interleaved" if interleaved else "1f1b",
+        even_stages=True,
+    )

@@ -1,0 +1,174 @@
+"""A file of measured training steps: what each row says, as numbers."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuronprof.errors import NeuronprofError
+
+_NEEDED = ("chip", "n_chips", "model", "layers", "hidden", "heads", "vocab", "seq_len", "global_batch", "step_time_s")
+# What is taken where a column is missing or empty.
+_DEFAULTS = {"tp": 1, "pp": 1, "vp": 1, "cp": 1, "ep": 1, "micro_batch": 1}
+_ZERO = {
+    "": 0, "none": 0, "no": 0, "ddp": 0, "dp": 0, "zero0": 0, "noshard": 0,
+    "zero1": 1, "distributedoptimizer": 1, "distopt": 1,
+    "zero2": 2, "shardgradop": 2, "fsdpzero2": 2,
+    "zero3": 3, "fsdp": 3, "fsdp2": 3, "fullshard": 3, "hsdp": 3, "hybridshard": 3,
+}  # fmt: skip
+_RECOMPUTE = {
+    "none": "none", "no": "none", "off": "none", "disabled": "none", "false": "none",
+    "selective": "selective", "core": "selective",
+    "full": "full", "all": "full", "yes": "full", "every_layer": "full", "every layer": "full", "uniform": "full", "block": "full",
+    "true": "full",
+}  # fmt: skip
+_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp8": "bfloat16", "fp32": "float32", "mixed": "bfloat16"}
+YARDSTICKS = ("constant_mfu_s", "constant_mfu_bubble_s", "calculon_s")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured step. Layout in ranks; recompute: none, selective, full, or '' where the source does not say; yardsticks: by column."""
+
+    number: int
+    dataset: str
+    chip: str
+    chips: int
+    model: str
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    sequence: int
+    tp: int
+    pp: int
+    vp: int
+    cp: int
+    ep: int
+    dp: int
+    zero: int
+    micro_batch: int
+    global_batch: int
+    precision: str
+    dtype: str
+    recompute: str
+    sequence_parallel: bool
+    measured_s: float
+    yardsticks: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row that says something impossible. measured_s: 0 where not even that can be read."""
+
+    number: int
+    dataset: str
+    model: str
+    measured_s: float
+    reason: str
+
+
+def read_rows(path: str | Path) -> list[Row | Unreadable]:
+    """The rows of a CSV file, in its order.
+
+    Raises:
+        NeuronprofError: there is no such file, or it is no table of measured steps.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            lines = list(reader)
+    except FileNotFoundError:
+        raise NeuronprofError(f"There is no file {path}; give a CSV of measured training steps.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise NeuronprofError(f"{path} cannot be read as CSV: {error}.") from None
+    missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+    if missing:
+        raise NeuronprofError(f"{path} has no column '{missing[0]}'; measured steps need {', '.join(_NEEDED)}.")
+    if not lines:
+        raise NeuronprofError(f"{path} holds no rows; each row is a measured training step.")
+    return [_row(number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _row(number: int, line: dict[str, str]) -> Row | Unreadable:
+    cells = {name: (value or "").strip() for name, value in line.items() if name}
+    try:
+        return _parsed(number, cells)
+    except NeuronprofError as error:
+        measured = _number(cells.get("step_time_s", ""))
+        return Unreadable(number, cells.get("dataset") or "rows", cells.get("model", ""), measured, str(error))
+
+
+def _parsed(number: int, cells: dict[str, str]) -> Row:
+    hidden, heads, chips = (_whole(cells, name) for name in ("hidden", "heads", "n_chips"))
+    sizes = {name: _whole(cells, name, default) for name, default in _DEFAULTS.items()}
+    inside = sizes["tp"] * sizes["pp"] * sizes["cp"]
+    precision = cells.get("precision", "").lower() or "bf16"
+    return Row(
+        number=number,
+        dataset=cells.get("dataset") or "rows",
+        chip=cells["chip"],
+        chips=chips,
+        model=cells["model"],
+        layers=_whole(cells, "layers"),
+        hidden=hidden,
+        inner=_whole(cells, "ffn_hidden", 4 * hidden),
+        heads=heads,
+        kv_heads=_whole(cells, "kv_heads", heads),
+        vocabulary=_whole(cells, "vocab"),
+        sequence=_whole(cells, "seq_len"),
+        dp=_whole(cells, "dp", max(1, chips // inside)),
+        zero=_sharding(cells),
+        global_batch=_whole(cells, "global_batch"),
+        precision=precision,
+        dtype=_dtype(precision),
+        recompute=_RECOMPUTE.get(cells.get("recompute", "").lower(), ""),
+        sequence_parallel=cells.get("sequence_parallel", "").lower() in ("yes", "true", "1"),
+        measured_s=_seconds(cells, "step_time_s"),
+        yardsticks={name: _seconds(cells, name) for name in YARDSTICKS if cells.get(name)},
+        **sizes,
+    )
+
+
+def _dtype(precision: str) -> str:
+    found = next((dtype for name, dtype in _PRECISIONS.items() if precision.startswith(name)), None)
+    if found is None:
+        raise NeuronprofError(f"precision is '{precision}', but must be one of {', '.join(_PRECISIONS)}.")
+    return found
+
+
+def _sharding(cells: dict[str, str]) -> int:
+    text = "".join(c for c in cells.get("sharding", "").lower() if c.isalnum())
+    if text not in _ZERO:
+        raise NeuronprofError(f"sharding is '{cells['sharding']}', but must be none, zero1, zero2, zero3 or fsdp.")
+    return _ZERO[text]
+
+
+def _whole(cells: dict[str, str], name: str, default: int | None = None) -> int:
+    text = cells.get(name, "")
+    if not text and default is not None:
+        return default
+    try:
+        value = int(float(text))
+    except (ValueError, OverflowError):
+        value = 0
+    if value < 1:
+        raise NeuronprofError(f"{name} is '{text}', but must be a whole number above zero.")
+    return value
+
+
+def _seconds(cells: dict[str, str], name: str) -> float:
+    value = _number(cells.get(name, ""))
+    if not value:
+        raise NeuronprofError(f"{name} is '{cells.get(name, '')}', but must be a time in seconds.")
+    return value
+
+
+def _number(text: str) -> float:
+    """A number above zero; 0 where there is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return 0.0
+    return value if 0 < value < float("inf") else 0.0

@@ -1,0 +1,83 @@
+"""Measured steps: read, predicted, scored."""
+
+from pathlib import Path
+
+import pytest
+
+from neuronprof.errors import NeuronprofError
+from neuronprof.pipeline.validation.predicted import Predictor, _shortened
+from neuronprof.pipeline.validation.rows import Row, Unreadable, read_rows
+from neuronprof.pipeline.validation.run import validate
+from neuronprof.pipeline.validation.scores import Outcome, scored
+
+COLUMNS = (
+    "dataset,chip,n_chips,model,layers,hidden,ffn_hidden,heads,kv_heads,vocab,seq_len,tp,pp,vp,cp,dp,sharding,micro_batch,global_batch,"
+    "precision,recompute,sequence_parallel,step_time_s,constant_mfu_s"
+)
+GPT = "d,a100-80gb,4,GPT-toy,12,256,1024,4,4,512,128,2,2,1,1,1,none,2,16,fp16,full,no,1.0,1.2"
+LLAMA = "d,h100,4,Llama-toy,4,256,704,8,4,512,128,1,1,1,1,4,fsdp,1,8,bf16,not stated,no,2.0,"
+
+
+def rows_file(folder: Path, *lines: str) -> Path:
+    path = folder / "rows.csv"
+    path.write_text("\n".join([COLUMNS, *lines]) + "\n")
+    return path
+
+
+def test_rows_are_read_whatever_is_missing(tmp_path: Path) -> None:
+    gpt, llama, bad = read_rows(rows_file(tmp_path, GPT, LLAMA, GPT.replace("a100-80gb,4", "a100-80gb,x")))
+    assert isinstance(gpt, Row)
+    assert isinstance(llama, Row)
+    assert (gpt.zero, gpt.recompute, gpt.dtype, gpt.yardsticks) == (0, "full", "float16", {"constant_mfu_s": 1.2})
+    assert (llama.zero, llama.recompute, llama.dtype, llama.yardsticks) == (3, "", "bfloat16", {})
+    assert bad == Unreadable(3, "d", "GPT-toy", 1.0, "n_chips is 'x', but must be a whole number above zero.")
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "no.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(NeuronprofError, match="no column 'chip'"):
+        read_rows(tmp_path / "no.csv")
+    with pytest.raises(NeuronprofError, match="There is no file"):
+        read_rows(tmp_path / "none.csv")
+
+
+def test_every_row_gets_a_time_or_a_reason(tmp_path: Path) -> None:
+    wrong = GPT.replace("a100-80gb,4", "a100-80gb,5")
+    found = validate(rows_file(tmp_path, GPT, LLAMA, wrong, GPT.replace("a100-80gb", "z1")))
+    assert [o.number for o in found] == [1, 2, 3, 4]
+    assert all(o.predicted_s and 1e-4 < o.predicted_s < 1 for o in found[:2])
+    assert found[1].recompute == "none"  # the least that fits
+    assert found[2].predicted_s is None
+    assert found[2].reason == "tp x pp x cp x dp are 4 ranks, but 5 chips have 5"
+    assert "no chip 'z1'" in found[3].reason
+
+
+def test_many_layers_are_extended_from_few(tmp_path: Path) -> None:
+    (row,) = read_rows(rows_file(tmp_path, GPT))
+    assert isinstance(row, Row)
+    assert _shortened(12, 2) == (12, 12, 0.0)
+    assert _shortened(96, 24) == (24, 48, 3.0)
+    assert _shortened(126, 64) == (126, 126, 0.0)
+    long = Row(**{**{f: getattr(row, f) for f in row.__dataclass_fields__}, "layers": 24})
+    extended = Predictor().predict(long).predicted_s
+    exact = Predictor()._simulated(long, Predictor()._chip("a100"), *_layout_and_recompute(long), 24)[0]
+    assert extended == pytest.approx(exact, rel=0.01)
+
+
+def _layout_and_recompute(row: Row):
+    from neuronprof.pipeline.validation.predicted import _layout
+
+    return _layout(row, Predictor()._chip("a100")), "full"
+
+
+def test_scores() -> None:
+    def made(number: int, measured: float, predicted: float | None, yardstick: float) -> Outcome:
+        return Outcome(number, "d", "m", 8, measured, predicted, "", {"constant_mfu_s": yardstick})
+
+    (score,) = scored([made(1, 1.0, 1.1, 1.5), made(2, 2.0, 1.8, 2.0), made(3, 4.0, None, 4.0)])
+    # 10 %, -10 % and one that is missing, which counts as 100 %
+    assert (score.rows, score.predicted, score.worst, score.rank_correlation) == (3, 2, 3, 1.0)
+    assert score.mape == pytest.approx(0.4)
+    assert score.median == pytest.approx(0.1)
+    assert score.bias == pytest.approx(0.0)
+    assert score.yardsticks == {"constant_mfu_s": pytest.approx(0.5 / 3)}

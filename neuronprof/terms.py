@@ -91,8 +91,11 @@ class Algorithm(StrEnum):
     """How a collective moves over the links."""
 
     RING = "ring"
+    KANGARING = "kangaring"
     MESH = "mesh"
+    SINGLE_STEP_MESH = "single-step-mesh"
     RDH = "rdh"
+    IN_SWITCH = "in-switch"
     HIERARCHICAL = "hierarchical"
 
 

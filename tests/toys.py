@@ -29,8 +29,8 @@ def chip(**sections) -> spec.Chip:
         gpsimd=lanes,
         memory=spec.OnChipMemory(sbuf=24 * 2**20, psum=2 * 2**20, psum_banks=8, partitions=128),
         dma=spec.Dma(16, 1e12, 1e-12, 1, 1, 1, 1, 1),
-        neuronlink=spec.Link(1e11, 1, 1e-6, 128, 2**20, 2**26),
-        efa=spec.Link(1e10, 1, 1e-5, 1024, 2**20, 2**26),
+        neuronlink=spec.Link(1e11, 1, 1e-6, 0, 128, mesh_limit=2**20, rdh_limit=2**26, kangaring_steps=0.5),
+        efa=spec.Link(1e10, 1, 1e-5, 0, 1024, mesh_limit=2**20, rdh_limit=2**26),
         host=spec.Host(launch=1e-4, copy_bandwidth=1e10),
         price=spec.Price(hour=1.0),
     )

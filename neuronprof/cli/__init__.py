@@ -13,6 +13,7 @@ VERBS = {
     "view": "show a trace's timeline in a browser",
     "sweep": "simulate many layouts of a training script, and say which is best and why",
     "validate": "hold the simulator against training steps that others measured",
+    "collectives": "print how long collectives take on a simulated machine",
     "chips": "list the simulated machines and where each of their numbers comes from",
 }
 

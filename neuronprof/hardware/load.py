@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def _chip(path: Path) -> Chip:
         name=path.stem,
         title=head["title"],
         topology=head["topology"],
-        quantities={f"{s}.{f}": sections[s][f] for s, names in _SECTIONS.items() if s in sections for f in names},
+        quantities={f"{s}.{f}": q for s, names in _SECTIONS.items() for f in names if (q := sections.get(s, {}).get(f))},
         **built,
     )
     if chip.package.cores % chip.package.lnc:
@@ -173,8 +173,8 @@ def _check_complete(head: dict[str, str], sections: Sections, path: Path) -> Non
         if name not in head:
             raise NeuronprofError(f"{path}: {name} is missing.")
     for section, names in _SECTIONS.items():
-        for name in names if section in sections or section not in _OPTIONAL else ():
-            if name not in sections.get(section, {}):
+        for name, declared in names.items() if section in sections or section not in _OPTIONAL else ():
+            if declared.default is MISSING and name not in sections.get(section, {}):
                 raise NeuronprofError(
                     f'{path}: {section}.{name} is missing; give it, or start from a shipped chip with base = "trainium4".'
                 )

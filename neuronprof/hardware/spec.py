@@ -20,6 +20,11 @@ def unit(name: str) -> float:
     return field(metadata={"unit": name})
 
 
+def optional(name: str) -> float:
+    """Declares a field that a file may leave out, which makes it 0: the machine or its software has no such thing."""
+    return field(default=0.0, metadata={"unit": name})
+
+
 @dataclass(frozen=True, slots=True)
 class Package:
     """The chip as a whole. cores: physical NeuronCores; lnc: physical cores in a logical one, by default."""
@@ -106,19 +111,30 @@ class Dma:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """NeuronLink or EFA of one chip.
+    """NeuronLink or EFA of one chip, and how its collectives library uses it.
 
-    bandwidth: out of the chip, each direction; efficiency: what collectives reach of it; latency: of one hop or step; domain: chips that
-    it joins (an UltraServer for NeuronLink, an UltraCluster for EFA); mesh_limit and rdh_limit: largest message for which collectives use
-    the mesh and the recursive halving-doubling algorithm (ring above).
+    bandwidth: out of the chip, each direction; efficiency: what collectives reach of it; latency: of one hop; start: of a collective,
+    whatever its algorithm; domain: chips that it joins (an UltraServer for NeuronLink, an UltraCluster for EFA).
+
+    What a library may lack: mesh_limit, rdh_limit: largest message for the mesh and for recursive halving-doubling; kangaring_steps:
+    KangaRing, with its steps as a share of the ring's; in_switch_efficiency: all-reduce in the switch; quick_start, quick_efficiency: a
+    protocol for short messages; local_bandwidth: of a rank, to another one on its chip or to its own result; pieces: into which a message
+    is cut, so that the phases of a hierarchical collective overlap.
     """
 
     bandwidth: float = unit("B/s")
     efficiency: float = unit("fraction")
     latency: float = unit("s")
+    start: float = unit("s")
     domain: float = unit("chips")
-    mesh_limit: float = unit("B")
-    rdh_limit: float = unit("B")
+    mesh_limit: float = optional("B")
+    rdh_limit: float = optional("B")
+    kangaring_steps: float = optional("fraction")
+    in_switch_efficiency: float = optional("fraction")
+    quick_start: float = optional("s")
+    quick_efficiency: float = optional("fraction")
+    local_bandwidth: float = optional("B/s")
+    pieces: float = optional("pieces")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +183,7 @@ class Chip:
 
     name: str
     title: str
-    topology: str  # of NeuronLink: 'switch' or 'torus'
+    topology: str  # of NeuronLink: 'switch', or 'torus': 4 x 4 chips, and rings of the fourth, eighth, ... between such squares
     package: Package
     peak: Peak
     tensor: TensorEngine

@@ -14,7 +14,7 @@ from neuronprof.hardware.spec import Chip
 from neuronprof.program import PRODUCTS, Opcode, Program, Queue
 from neuronprof.simulate import cost
 from neuronprof.simulate.job import Job
-from neuronprof.simulate.network import Transfer, collective
+from neuronprof.simulate.network import Network, Transfer
 from neuronprof.simulate.timing import dependency_causes, served_by_hbm
 from neuronprof.terms import Collective, Engine
 
@@ -132,15 +132,14 @@ def _times(
 
 
 def _transfers(programs: Sequence[Program], base: np.ndarray, job: Job) -> dict[int, Transfer]:
+    network = Network(job)
     known: dict[object, Transfer] = {}
     found = {}
-    for program, first in zip(programs, base.tolist(), strict=False):
+    for stage, (program, first) in enumerate(zip(programs, base.tolist(), strict=False)):
         for i, call in program.collectives.items():
-            if call not in known:
-                known[call] = collective(
-                    call, job.chip, job.ranks_per_chip, algorithm=job.algorithm, oversubscription=job.oversubscription
-                )
-            found[first + i] = known[call]
+            if (call, stage) not in known:
+                known[call, stage] = network.transfer(call, stage)
+            found[first + i] = known[call, stage]
     return found
 
 

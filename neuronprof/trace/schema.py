@@ -47,7 +47,7 @@ COLUMNS = (
     Column("dtype", _STRINGS, "", "element type of the operands"),
     Column("collective", pa.int64(), "", "joins the events of one collective over ranks; -1 for none", -1),
     Column("replica_group", _STRINGS, "", "the collective's group as mesh axis and members, dp:0-7"),
-    Column("algorithm", _STRINGS, "", "ring, mesh, rdh or hierarchical"),
+    Column("algorithm", _STRINGS, "", "ring, kangaring, mesh, single-step-mesh, rdh, in-switch or hierarchical"),
     Column("released_by", pa.int64(), "", "id of the event whose end let this one start; -1 for none", -1),
     Column("deps", pa.list_(pa.int64()), "", "all predecessors, as backward distances in id"),
     Column("region", _STRINGS, "", "the user's region, outer/inner; torch_neuronx.trace and torch.compile name theirs"),

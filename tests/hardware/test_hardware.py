@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ from neuronprof.hardware.load import chip_names, load_chip
 from neuronprof.hardware.spec import Chip, Kernels
 from neuronprof.terms import Provenance
 
-GPUS = ["a100-80gb", "b200", "gb200", "h100-80gb", "h200"]
+GPUS = ["a100-80gb", "a100-p4de", "b200", "gb200", "h100-80gb", "h200"]
 SHIPPED = [*GPUS, "trainium1", "trainium2", "trainium3", "trainium4", "trainium4-announced"]
 CLOCK = 'clock = { value = 2_800_000_000, unit = "Hz", provenance = "documented", source = "guide" }'
 
@@ -35,13 +35,17 @@ def test_every_number_has_unit_provenance_and_source(name: str) -> None:
     }
     if name in GPUS:
         expected |= {f"kernels.{f.name}": f for f in fields(Kernels)}
-    assert set(chip.quantities) == set(expected)
+    required = {key for key, f in expected.items() if f.default is MISSING}
+    assert required <= set(chip.quantities) <= set(expected)
     for key, quantity in chip.quantities.items():
         assert quantity.unit == expected[key].metadata["unit"], key
         assert quantity.provenance in Provenance, key
         assert len(quantity.source) > 10, key
         section, field = key.split(".")
         assert getattr(getattr(chip, section), field) == quantity.value > 0, key
+    for key in set(expected) - set(chip.quantities):
+        section, field = key.split(".")
+        assert getattr(getattr(chip, section), field) == 0, key
     assert chip.name == name
     assert chip.title.startswith("NVIDIA" if name in GPUS else "AWS Trainium")
     assert chip.topology in ("switch", "torus")

@@ -19,9 +19,8 @@ from neuronprof.simulate import cost, lanes, plain
 from neuronprof.simulate.cluster import Cluster, Prepared
 from neuronprof.simulate.fleet import fleet
 from neuronprof.simulate.job import Faults, Job
-from neuronprof.simulate.network import collective
 from neuronprof.simulate.timing import WAITS
-from neuronprof.terms import Algorithm, Collective
+from neuronprof.terms import Collective
 
 US = 1_000_000  # picoseconds
 
@@ -76,51 +75,6 @@ class TestCosts:
         sizes = np.array([16, 64, 128, 256, 1024, 4096, 1 << 20])
         # 128 lies halfway between 64 and 256 in log2, 1024 halfway between 512 and 2048; 16 is a quarter of 64.
         np.testing.assert_allclose(cost.dma_efficiency(sizes, dma), [0.025, 0.1, 0.2, 0.3, 0.65, 1.0, 1.0])
-
-
-class TestNetwork:
-    """NeuronLink 100 GB/s and 1 us a step, EFA 10 GB/s and 10 us a step, 128 chips an UltraServer."""
-
-    def test_one_rank_moves_nothing(self):
-        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 10**6, ReplicaGroup("dp", ((1, 1),))), toys.chip(), 1)
-        assert (moved.neuronlink, moved.efa) == (0, 0)
-
-    def test_small_all_reduce_is_a_mesh(self):
-        # 8 ranks, 80 kB: each sends 2 x 7/8 x 80 kB = 140 kB at 100 GB/s = 1.4 us, and two steps of 1 us.
-        moved = collective(CollectiveCall(Collective.ALL_REDUCE, 80_000, ReplicaGroup("dp", ((8, 1),))), toys.chip(), 1)
-        assert (moved.algorithm, moved.neuronlink, moved.picoseconds) == (Algorithm.MESH, 140_000, 3_400_000)
-
-    def test_middling_all_reduce_halves_and_doubles(self):
-        # 8 MB over 8 ranks: 14 MB at 100 GB/s = 140 us, 2 x log2(8) steps of 1 us.
-        moved = collective(
-            CollectiveCall(Collective.ALL_REDUCE, 8_000_000, ReplicaGroup("dp", ((8, 1),))), toys.chip(), 1
-        )
-        assert (moved.algorithm, moved.picoseconds) == (Algorithm.RDH, 146 * US)
-
-    def test_large_all_gather_is_a_ring(self):
-        # 160 MB over 16 ranks: 150 MB at 100 GB/s = 1500 us, 15 steps of 1 us.
-        moved = collective(
-            CollectiveCall(Collective.ALL_GATHER, 160_000_000, ReplicaGroup("dp", ((16, 1),))), toys.chip(), 1
-        )
-        assert (moved.algorithm, moved.picoseconds) == (Algorithm.RING, 1515 * US)
-
-    def test_ranks_of_a_chip_share_its_links(self):
-        alone = collective(
-            CollectiveCall(Collective.ALL_GATHER, 160_000_000, ReplicaGroup("dp", ((16, 1),))), toys.chip(), 1
-        )
-        four = collective(
-            CollectiveCall(Collective.ALL_GATHER, 160_000_000, ReplicaGroup("dp", ((16, 1),))), toys.chip(), 4
-        )
-        assert (four.picoseconds - 15 * US) == 4 * (alone.picoseconds - 15 * US)
-
-    def test_beyond_an_ultraserver_it_goes_hierarchically(self):
-        # 256 chips in 2 UltraServers, 12.8 MB: inside 2 x 127/128 x 12.8 MB = 25.4 MB at 100 GB/s = 254 us, 2 x 7 steps of 1 us;
-        # between, each chip's shard of 100 kB: 2 x 1/2 x 100 kB at 10 GB/s = 10 us, 2 mesh steps of 10 us.
-        moved = collective(
-            CollectiveCall(Collective.ALL_REDUCE, 12_800_000, ReplicaGroup("dp", ((256, 1),))), toys.chip(), 1
-        )
-        assert (moved.algorithm, moved.neuronlink, moved.efa) == (Algorithm.HIERARCHICAL, 25_400_000, 100_000)
-        assert moved.picoseconds == (254 + 14 + 10 + 20) * US
 
 
 def rows(program, timing):

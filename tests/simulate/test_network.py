@@ -29,7 +29,8 @@ def machine(ranks_a_chip=1, link=LINK, efa=EFA, topology="switch"):
 
 def moved(kind, nbytes, *extents, chip=None, world=0, uneven=1.0, **job):
     group = ReplicaGroup("x", extents)
-    whole = Job(chip or machine(), 1, max(world, group.span), **job)
+    chip = chip or machine()
+    whole = Job(chip, int(chip.package.lnc), max(world, group.span), **job)
     return Network(whole).transfer(CollectiveCall(kind, nbytes, group, uneven=uneven))
 
 
@@ -261,7 +262,7 @@ class TestOtherMachines:
 def test_an_instance_of_trainium2_takes_what_its_guide_says():
     # The Neuron runtime guide: mesh below 1 MB (here it gives way at 0.5 MB already), halving-doubling to 56 MB, KangaRing above.
     chosen = {
-        size: moved(Collective.ALL_REDUCE, size, (64, 1), chip=load_chip("trainium2"), world=64).algorithm
+        size: moved(Collective.ALL_REDUCE, size, (64, 1), chip=load_chip("trainium2")).algorithm
         for size in (400_000, 2_000_000, 20_000_000, 60_000_000)
     }
     assert list(chosen.values()) == [Algorithm.MESH, Algorithm.RDH, Algorithm.RDH, Algorithm.KANGARING]

@@ -74,7 +74,9 @@ def _chip(path: Path) -> Chip:
         name=path.stem,
         title=head["title"],
         topology=head["topology"],
-        quantities={f"{s}.{f}": q for s, names in _SECTIONS.items() for f in names if (q := sections.get(s, {}).get(f))},
+        quantities={
+            f"{s}.{f}": q for s, names in _SECTIONS.items() for f in names if (q := sections.get(s, {}).get(f))
+        },
         **built,
     )
     if chip.package.cores % chip.package.lnc:

@@ -58,6 +58,14 @@ class Trace:
         """The operators of the recorded graph; `op` is what events refer to."""
         return self.file.operators
 
+    @property
+    def ranks(self) -> "pd.DataFrame":
+        """What every rank of the job did, also those whose events are not in the trace: a row a step, rank and engine.
+
+        Columns: step, rank, chip, core, stage, engine, busy_ns (the engine worked), wait_peer_ns (the rank waited for others), end_ts.
+        """
+        return self.file.totals
+
     def analyze(self, name: str) -> "pd.DataFrame":
         """The result of an analysis: 'utilization', 'bottlenecks', 'bottlenecks_by_operator', ...
 

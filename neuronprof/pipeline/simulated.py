@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from neuronprof.compile.memory import check_fit, peak_levels
@@ -11,6 +12,7 @@ from neuronprof.hardware.load import load_chip
 from neuronprof.pipeline.compiled import Compiled, Compiler
 from neuronprof.pipeline.machine import check_world, cores_a_rank
 from neuronprof.pipeline.options import Options
+from neuronprof.progress import Progress
 from neuronprof.simulate.cluster import Cluster, Run
 from neuronprof.simulate.events import Operators
 from neuronprof.simulate.job import Job
@@ -109,14 +111,16 @@ class Simulation:
         stages = self.job.stages[0]
         return sum(2 * len(p) * self.job.world // stages for _, c in self.compiled for p in c.programs)
 
-    def run(self) -> Simulated:
+    def run(self, progress: Progress) -> Simulated:
         """Simulates all segments on every rank."""
-        cluster = Cluster(self.job)
-        segments = tuple(
-            SimulatedSegment(segment.kind, segment.step, compiled, cluster.run(compiled.programs, ()))
-            for segment, compiled in self.compiled
-        )
-        return Simulated(self.job, self.mesh, segments, self.operators, self.peak, self.capacity, self.notes)
+        cluster, segments = Cluster(self.job), []
+        for number, (segment, compiled) in enumerate(self.compiled, 1):
+            progress.restart()
+            tell = partial(progress.share, f"simulating {number} of {len(self.compiled)}:")
+            segments.append(
+                SimulatedSegment(segment.kind, segment.step, compiled, cluster.run(compiled.programs, (), tell))
+            )
+        return Simulated(self.job, self.mesh, tuple(segments), self.operators, self.peak, self.capacity, self.notes)
 
 
 def _once(plans: dict[bytes, tuple[StagePlan, ...]], parts: "list[Graph]") -> tuple[StagePlan, ...]:

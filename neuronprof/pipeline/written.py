@@ -37,8 +37,7 @@ def write_trace(recorded: "Recording", options: Options) -> Path:
     with Progress(options.quiet) as progress:
         progress.say("laying out and compiling")
         simulation = Simulation(recorded, options)
-        progress.say("simulating")
-        everywhere = simulation.run()
+        everywhere = simulation.run(progress)
         roles = _chosen(simulation, everywhere, options)
         simulated = everywhere.keeping(list(roles))
         runs = [Recorded(s.run, s.step, s.compiled.first_op) for s in simulated.segments]

@@ -12,7 +12,7 @@ from neuronprof.simulate import arbiter
 from neuronprof.simulate.explain import Explained, Met
 from neuronprof.simulate.fleet import MEET, RECV, Fleet, fleet, neighbours
 from neuronprof.simulate.job import Job
-from neuronprof.simulate.lanes import Kept, Lanes
+from neuronprof.simulate.lanes import Kept, Lanes, Tell, say_nothing
 from neuronprof.simulate.lanes import Totals as LaneTotals
 from neuronprof.simulate.network import Transfer
 from neuronprof.simulate.table import table
@@ -46,9 +46,9 @@ class Prepared:
         self.before = neighbours(instructions, self.order)
         self.lanes = Lanes(instructions, table(instructions, self.order, self.before), job)
 
-    def run(self, begin: int, number: int, keep: Sequence[int]) -> "Run":
+    def run(self, begin: int, number: int, keep: Sequence[int], tell: Tell = say_nothing) -> "Run":
         """Runs from `begin` on, as the number-th run of the job, and keeps the timing of some ranks."""
-        lanes = self.lanes.run(number)
+        lanes = self.lanes.run(number, tell)
         run = Run(self.job, begin, begin + int(max(0, lanes.end.max())), number, self, lanes)
         return run.keeping(keep) if len(keep) else run
 
@@ -166,7 +166,7 @@ class Cluster:
     _runs: int = 0
     _prepared: dict[tuple[int, ...], Prepared] = field(default_factory=dict)
 
-    def run(self, programs: Sequence[Program], keep: Sequence[int] = (0,)) -> Run:
+    def run(self, programs: Sequence[Program], keep: Sequence[int] = (0,), tell: Tell = say_nothing) -> Run:
         """Runs one program a stage on every rank, after the ones before. keep: ranks of which every instruction is wanted.
 
         Without faults, ranks of a stage are the same: keeping one keeps all.
@@ -177,6 +177,6 @@ class Cluster:
         key = tuple(map(id, programs))
         if key not in self._prepared:
             self._prepared[key] = Prepared(fleet(programs, self.job), self.job)
-        run = self._prepared[key].run(self._now, self._runs, keep)
+        run = self._prepared[key].run(self._now, self._runs, keep, tell)
         self._now, self._runs = run.end, self._runs + 1
         return run

@@ -6,7 +6,7 @@ where they are small enough; collectives over more ranks than a block end a phas
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,11 @@ from neuronprof.simulate.noise import key_of, seed_of
 from neuronprof.simulate.table import Table
 
 _BLOCK = 256
+Tell = Callable[[int, int], None]
+
+
+def say_nothing(_done: int, _count: int) -> None:
+    """For whoever does not want to be told."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,11 @@ class Lanes:
         self._width = _width(self._lanes, [g.span for g in fleet.groups])
         self._blocks = self._lanes // self._width
 
-    def run(self, number: int) -> Totals:
-        """Runs all lanes from time 0 on. number: of the run, for the noise."""
+    def run(self, number: int, tell: Tell = say_nothing) -> Totals:
+        """Runs all lanes from time 0 on. number: of the run, for the noise; tell: is called with instructions done and in all."""
         state = self._initial(range(self._blocks))
-        meetings = []
-        nobody = _Store(self, ())
+        meetings: list[Meeting] = []
+        nobody, done = _Store(self, ()), 0
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for phase in self._phases:
                 if phase.together:
@@ -98,6 +103,7 @@ class Lanes:
                     self._leave(pool, phase, meetings[-1], state, range(self._blocks), nobody)
                 else:
                     self._walk(pool, phase, state, range(self._blocks), number, nobody)
+                tell(done := done + len(phase.code), len(self._fleet))
         return self._totals(state, tuple(meetings))
 
     def again(self, number: int, meetings: Sequence[Meeting], ranks: Sequence[int]) -> dict[int, Kept]:

@@ -29,20 +29,41 @@ class TraceFile:
     num_events: rows of all parts.
     """
 
-    def __init__(self, path: Path, parts: Sequence[pq.ParquetFile], metadata: dict[str, Any], operators: bytes) -> None:
+    def __init__(
+        self, path: Path, parts: Sequence[pq.ParquetFile], metadata: dict[str, Any], tables: dict[bytes, bytes]
+    ) -> None:
         self.path = path
         self.metadata = metadata
         self.num_events = sum(part.metadata.num_rows for part in parts)
         self._parts = parts
-        self._operators = operators
+        self._tables = tables
 
     @cached_property
     def operators(self) -> "pd.DataFrame":
         """The operators table: a row an operator, columns of `schema.OPERATORS`."""
-        if not self._operators:
-            return schema.OPERATORS.empty_table().to_pandas()
-        with pa.ipc.open_stream(base64.b64decode(self._operators)) as stream:
-            return stream.read_all().to_pandas()
+        return self._table(schema.OPERATORS_KEY, schema.OPERATORS).to_pandas()
+
+    @cached_property
+    def totals(self) -> "pd.DataFrame":
+        """The ranks table: what every rank of the job did in every step, columns of `schema.RANKS`; empty where the source does not know.
+
+        Raises:
+            NeuronprofError: the file that holds it is damaged.
+        """
+        apart = self.path / schema.RANKS_FILE
+        if not apart.is_file():
+            return self._table(schema.RANKS_KEY, schema.RANKS).to_pandas()
+        try:
+            return pq.read_table(apart, schema=schema.RANKS).to_pandas()
+        except (pa.ArrowException, OSError) as error:
+            raise NeuronprofError(f"{apart} is damaged and cannot be read; record the trace again.") from error
+
+    def _table(self, key: bytes, columns: pa.Schema) -> pa.Table:
+        """A small table that stands in the metadata."""
+        if not self._tables.get(key):
+            return columns.empty_table()
+        with pa.ipc.open_stream(base64.b64decode(self._tables[key])) as stream:
+            return stream.read_all()
 
     @cached_property
     def chips(self) -> list[int]:
@@ -138,7 +159,7 @@ def open_trace(path: str | Path) -> TraceFile:
     metadata = _metadata(last[schema.METADATA_KEY], path)
     for part in parts:
         _check_columns(part, path)
-    return TraceFile(path, parts, metadata, last.get(schema.OPERATORS_KEY, b""))
+    return TraceFile(path, parts, metadata, last)
 
 
 def _part_files(path: Path) -> list[Path]:

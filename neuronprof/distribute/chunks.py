@@ -121,9 +121,11 @@ class Chunks:
             here, inputs = piece[op], self._graph.inputs(op)
             for at, buffer in enumerate(inputs):
                 home = made.get(buffer)
-                if home and home[0] != here and (buffer, here) not in found:
-                    found[buffer, here] = Message(buffer, home[0], here, home[1], region[op])
-                    self._seen[buffer] = signature.inputs[at]
+                if home and home[0] != here:
+                    known = found.get((buffer, here))
+                    if known is None or region[op] < known.region:
+                        found[buffer, here] = Message(buffer, home[0], here, home[1], region[op])
+                        self._seen.setdefault(buffer, signature.inputs[at])
             for buffer in (*self._graph.outputs(op), *(inputs[i] for i in signature.mutates)):
                 if buffer >= 0:
                     made[buffer] = (here, region[op])

@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.ir import Graph
-from neuronprof.graph.ops import work
+from neuronprof.graph.ops import OpKind, work
 from neuronprof.terms import PHASES, Phase, Role
 
 FORWARD, BACKWARD, WEIGHTS, STEP = REGIONS = range(4)
@@ -91,6 +91,34 @@ def cut(graph: Graph, count: int, *, even: bool = False) -> Pieces:
     _spread_backward(graph, region, layer, piece, of_block, place)
     piece[_from_data_alone(graph, region)] = EVERYWHERE
     return Pieces(count, region, piece, layer, _owners(graph, region, piece))
+
+
+def weights_apart(graph: Graph, pieces: Pieces) -> Pieces:
+    """Puts the operators that make nothing but gradients of weights into a region of their own.
+
+    Those are the products (or what else contracts the batch) that make a gradient, and the casts and sums behind them (Qi et al. 2023).
+    """
+    kinds = [work(s).kind for s in graph.signatures]
+    region = pieces.region.copy()
+    readers: dict[int, list[int]] = defaultdict(list)
+    for op in np.flatnonzero(region == BACKWARD)[::-1].tolist():
+        signature, outputs = graph.signatures[graph.signature[op]], graph.outputs(op)
+        if signature.view:
+            continue
+        made = {*outputs, *(graph.inputs(op)[i] for i in signature.mutates)} - {-1}
+        if made and all(_only_for_weights(graph, b, readers[b], region, kinds) for b in made):
+            region[op] = WEIGHTS
+        for buffer in graph.inputs(op):
+            readers[buffer].append(op)
+    return replace(pieces, region=region)
+
+
+def _only_for_weights(graph: Graph, buffer: int, readers: list[int], region: np.ndarray, kinds: list[OpKind]) -> bool:
+    """Whether a buffer is a gradient of weights, or becomes one by element-wise work alone."""
+    if buffer < 0 or graph.buffers[buffer].role is Role.GRADIENTS:
+        return True
+    pointwise = (OpKind.ELEMENTWISE, OpKind.COPY)
+    return bool(readers) and all(region[r] == WEIGHTS and kinds[graph.signature[r]] in pointwise for r in readers)
 
 
 def _positions(layer: np.ndarray, forward: np.ndarray, place: dict[int, int]) -> np.ndarray:

@@ -1,14 +1,15 @@
 """Plans a layout: from the graph of a step on one device to what each pipeline stage runs."""
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
+from neuronprof.distribute.accumulation import first_pass, model_passes
 from neuronprof.distribute.chunks import Chunks
 from neuronprof.distribute.data_parallel import data_parallel
 from neuronprof.distribute.layout import Layout
-from neuronprof.distribute.pieces import BACKWARD, FORWARD, STEP, Pieces, cut, regions
+from neuronprof.distribute.pieces import BACKWARD, FORWARD, STEP, WEIGHTS, Pieces, cut, regions, weights_apart
 from neuronprof.distribute.schedules import Pass, schedule
 from neuronprof.distribute.sharding import Sharder
 from neuronprof.distribute.zero import Shares, keep_parts, share_out
@@ -16,10 +17,7 @@ from neuronprof.errors import NeuronprofError
 from neuronprof.graph.edit import GraphEditor
 from neuronprof.graph.groups import Mesh, ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall, Graph, Signature
-from neuronprof.graph.ops import OpKind, work
-from neuronprof.terms import PHASES, Collective, Phase
-
-_FORWARD_PHASE = PHASES.index(Phase.FORWARD)
+from neuronprof.terms import Collective
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Planner:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._sharder = Sharder(graph)
+        self._whole = Sharder(graph)
         self._chunks: dict[object, Chunks] = {}
         self._pipelines: dict[object, _Pipeline] = {}
 
@@ -65,23 +63,49 @@ class Planner:
             NeuronprofError: the model cannot be laid out as asked.
         """
         layout.validate()
-        mesh = layout.mesh()
+        mesh, sharder, parts = layout.mesh(), self._whole, layout.microbatches
         if layout.passes > 1 or layout.pp > 1:
-            _refuse_accumulation(self._graph)
-        graph, notes = self._sharder.shard(mesh, layout.microbatches, sequence_parallel=layout.sequence_parallel)
+            sharder, own = self._accumulated
+            layout = _with_own_microbatches(layout, own)
+            parts = layout.microbatches // own
+        graph, notes = sharder.shard(mesh, parts, sequence_parallel=layout.sequence_parallel)
         replicas = mesh.group("cp", "dp") if layout.cp > 1 else mesh.group("dp")
         if layout.pp == 1 and layout.passes == 1:
             return Plan(mesh, layout, (StagePlan((_reduced(graph, layout, replicas),), ((0, 0),)),), notes)
         across, accumulates = mesh.group("pp"), layout.passes > 1
-        key = (id(graph), layout.pp, layout.vp, layout.even_stages, across, accumulates)
+        apart = layout.schedule == "zero-bubble"
+        key = (id(graph), layout.pp, layout.vp, layout.even_stages, across, accumulates, apart)
         if key not in self._chunks:
             count = layout.pp * layout.vp
             pieces = cut(graph, count, even=layout.even_stages) if count > 1 else _whole(graph)
+            pieces = weights_apart(graph, pieces) if apart else pieces
             self._chunks[key] = Chunks(graph, pieces, layout.pp, across, accumulate=accumulates)
         alike = replace(layout, accumulate=1 + accumulates)
         if alike not in self._pipelines:
             self._pipelines[alike] = _Pipeline(layout, replicas, across, self._chunks[key])
         return Plan(mesh, layout, self._pipelines[alike].stages(layout.passes), notes)
+
+    @cached_property
+    def _accumulated(self) -> tuple[Sharder, int]:
+        """The step as if it ran its model once, and how often it does."""
+        passes = model_passes(self._graph)
+        return (Sharder(first_pass(self._graph, passes)), len(passes)) if len(passes) > 1 else (self._whole, 1)
+
+
+def _with_own_microbatches(layout: Layout, own: int) -> Layout:
+    """The layout with the micro-batches of a script that accumulates the gradients of so many.
+
+    Raises:
+        NeuronprofError: those that are asked for are no parts of them.
+    """
+    if layout.microbatches == 1:
+        return replace(layout, microbatches=own)
+    if layout.microbatches % own:
+        raise NeuronprofError(
+            f"The script accumulates the gradients of {own} micro-batches, of which --microbatches {layout.microbatches} is no "
+            f"multiple; give {own} or leave it out."
+        )
+    return layout
 
 
 def _reduced(graph: Graph, layout: Layout, replicas: ReplicaGroup) -> Graph:
@@ -91,22 +115,7 @@ def _reduced(graph: Graph, layout: Layout, replicas: ReplicaGroup) -> Graph:
     return data_parallel(graph, replicas, layout.bucket_bytes)
 
 
-def _refuse_accumulation(graph: Graph) -> None:
-    """Refuses a step that runs its model several times: its micro-batches would have to be told apart.
-
-    Raises:
-        NeuronprofError: how to write the script instead.
-    """
-    counts: dict[tuple[int, int], int] = {}
-    for op in np.flatnonzero(graph.phase == _FORWARD_PHASE).tolist():
-        if graph.module[op] and work(graph.signatures[graph.signature[op]]).kind in (OpKind.GEMM, OpKind.GATHER):
-            key = int(graph.signature[op]), int(graph.module[op])
-            counts[key] = counts.get(key, 0) + 1
-    if counts and min(counts.values()) > 1:
-        raise NeuronprofError(
-            f"The script runs its model {min(counts.values())} times a step to accumulate gradients; let it run the whole batch at "
-            "once, and --microbatches cuts it."
-        )
+_REGIONS = {Pass.FORWARD: FORWARD, Pass.BACKWARD: BACKWARD, Pass.INPUTS: BACKWARD, Pass.WEIGHTS: WEIGHTS}
 
 
 class _Pipeline:
@@ -127,8 +136,6 @@ class _Pipeline:
         index: dict[tuple[Pass, int, bool], int] = {}
         order: list[tuple[int, int]] = []
         for action in actions:
-            if action.kind is Pass.WEIGHTS:
-                continue  # with the chunk of the inputs: see _kind
             last = action.kind is not Pass.FORWARD and action.microbatch == passes - 1
             key = (action.kind, action.virtual, last or layout.zero >= 2)
             if key not in index:
@@ -147,7 +154,7 @@ class _Pipeline:
         return self._made[key]
 
     def _chunk(self, piece: int, kind: Pass, reduce: bool) -> Graph:
-        graph = self._chunks.graph(piece, FORWARD if kind is Pass.FORWARD else BACKWARD)
+        graph = self._chunks.graph(piece, _REGIONS[kind])
         if kind is Pass.FORWARD or not reduce:
             return self._gathered(graph)
         if self._layout.zero:

@@ -64,3 +64,35 @@ def test_stages_partition_the_operators():
 def test_what_cannot_be_laid_out_is_one_sentence(layout, sentence):
     with pytest.raises(NeuronprofError, match=sentence):
         plan(recorded.gpt(), layout)
+
+
+def test_the_micro_batches_of_a_script_that_accumulates_are_those_of_the_pipeline():
+    # Four times two sequences in the script are the same as eight sequences cut into four.
+    accumulated, whole = recorded.gpt(accumulate=4), recorded.gpt()
+    for options in (Layout(pp=2), Layout(pp=2, microbatches=4), Layout(pp=2, microbatches=8)):
+        found = plan(accumulated, options)
+        same = plan(whole, Layout(pp=2, microbatches=max(4, options.microbatches)))
+        assert [s.order for s in found.stages] == [s.order for s in same.stages]
+        assert recorded.planned_flops(found) == recorded.planned_flops(same) == recorded.flops(whole)
+        assert recorded.collectives(found) == recorded.collectives(same)
+
+
+def test_micro_batches_that_are_no_parts_of_the_scripts_are_refused():
+    with pytest.raises(NeuronprofError, match="gradients of 4 micro-batches, of which --microbatches 6 is no multiple"):
+        plan(recorded.gpt(accumulate=4), Layout(microbatches=6))
+
+
+def test_zero_bubble_makes_the_gradients_of_weights_in_a_pass_of_their_own():
+    # A middle stage of one block. Forward: products with 12 x 128 x 128 weights and attention; the backward of the weights: the same
+    # products once, no attention, and nothing to send.
+    stage = plan(recorded.gpt(), Layout(pp=4, microbatches=4, schedule="zero-bubble")).stages[1]
+    forward, inputs, weights = (stage.chunks[i] for i in range(3))
+    assert recorded.flops(weights) == 2 * (2 * 32) * 12 * 128 * 128
+    assert recorded.flops(inputs) + recorded.flops(weights) == 2 * recorded.flops(forward) + attention_again(forward)
+    assert not weights.collectives
+    assert [c.kind for c in inputs.collectives.values()] == ["Recv", "Send"]
+
+
+def attention_again(forward):
+    """FLOPs by which attention's backward exceeds twice its forward: flash attention makes the scores a second time."""
+    return next(recorded.work(s).flops for s in forward.signatures if "attention" in s.name) // 2

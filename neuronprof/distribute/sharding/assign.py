@@ -215,7 +215,7 @@ class _Probe:
         """None: goes on."""
         given = tuple(self._seen(b, t) for b, t in zip(inputs, signature.inputs, strict=True))
         rule = passed(signature, given)
-        if rule.small:
+        if rule.small:  # a softmax over what is divided
             return "loss" if "_log_softmax" in signature.name else ""
         weight = self._assigner._weight(signature, inputs)
         if PARTIAL in rule.outputs:

@@ -234,7 +234,10 @@ def _embedding(signature: Signature, given: Placements) -> Passed:
 
 
 def _loss(signature: Signature, given: Placements) -> Passed:
-    """Negative log-likelihood of (rows, classes): a mean over divided rows or classes is a sum; its gradient is divided as they are."""
+    """Negative log-likelihood of (rows, classes): a mean over divided rows is a sum; over divided classes, whoever has it tells.
+
+    Its gradient is divided as they are.
+    """
     at = 1 if "backward" in signature.name else 0
     scores, targets = given[at], given[at + 1]
     if isinstance(targets, Dim) and not isinstance(scores, Dim):
@@ -243,19 +246,23 @@ def _loss(signature: Signature, given: Placements) -> Passed:
         return Passed(given, (None,) * len(signature.outputs))
     row = scores if scores.index == 0 else None
     inputs = tuple(scores if i == at else row if i == at + 1 else None for i in range(len(given)))
-    outputs = (scores,) if at else (PARTIAL, *((None,) * (len(signature.outputs) - 1)))
-    return Passed(inputs, outputs)
+    outputs = (scores,) if at else (PARTIAL if row else None, *((None,) * (len(signature.outputs) - 1)))
+    return Passed(inputs, outputs, small=1 if scores.index and not at else 0)
 
 
 def _normalized(signature: Signature, given: Placements) -> Passed:
-    """Softmax and its gradient; over a divided dimension it takes small all-reduces: of the maximum and the sum, or of the sum alone."""
+    """Softmax and its gradient; over a divided dimension it takes small all-reduces: of the maximum and the sum, or of the sum alone.
+
+    The gradient of a logarithm of it takes none: a log-likelihood's gradient has the same sum for every row (as loss_parallel does it).
+    """
     result = _pointwise(signature, given)
     dim = next((g for g in result.inputs if isinstance(g, Dim)), None)
     over = next((a for a in signature.attributes if isinstance(a, int) and not isinstance(a, bool)), -1)
     shape = signature.inputs[0].shape
     if dim is None or dim.index != over % len(shape):
         return result
-    return Passed(result.inputs, result.outputs, small=1 if "backward" in signature.name else 2)
+    backward = "backward" in signature.name
+    return Passed(result.inputs, result.outputs, small=2 - backward - (backward and "log_softmax" in signature.name))
 
 
 def _cat(signature: Signature, given: Placements) -> Passed:

@@ -1,15 +1,12 @@
 """Records the training steps of an unmodified script."""
 
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from neuronprof.capture import mainmodule, tracebacks
+from neuronprof.capture import mainmodule
+from neuronprof.capture.ending import Ending, Outcome, StopRecording, sigterm_raises
 from neuronprof.capture.options import CaptureOptions
 from neuronprof.capture.patching import Patches
 from neuronprof.errors import NeuronprofError
@@ -20,27 +17,6 @@ if TYPE_CHECKING:
 
     from neuronprof.capture.distributed.peers import Job, Peers
     from neuronprof.capture.engine import Engine
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the run of a script ended.
-
-    recording: None where the script failed before its first step. exit_code: what the script's own process would have
-    returned (0 where the recorder ended it). ended_by: 'end', 'exit', 'stop', 'error', 'interrupt' or 'terminated'.
-    """
-
-    recording: Recording | None
-    exit_code: int
-    ended_by: str
-
-
-class StopRecording(BaseException):
-    """Ends the script after the last step to record; not an Exception, so that a script's `except Exception` does not keep it."""
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 def record_script(script: str, argv: list[str], options: CaptureOptions) -> Outcome:
@@ -69,9 +45,9 @@ def record_rank(job: "Job", options: CaptureOptions, hub: "Connection | None" = 
     engine.stop_after = options.warmup + options.steps_to_record
     engine.on_complete = _on_complete(options, _notice if hub is None else _silent)
     peers = engine.collectives.p2p.peers = Peers(job, engine.collectives.book, hub)
-    ending = _Ending()
+    ending = Ending()
     try:
-        with _simulated_machine(engine, options), _sigterm_raises():
+        with _simulated_machine(engine, options), sigterm_raises():
             mainmodule.run(program, list(job.argv), ending.of)
         recording = _finished(engine, program.name, list(job.argv), options, ending)
         if hub is None and peers.started:
@@ -81,7 +57,7 @@ def record_rank(job: "Job", options: CaptureOptions, hub: "Connection | None" = 
     return Outcome(recording, ending.exit_code, ending.ended_by)
 
 
-def _with_peers(recording: Recording | None, engine: "Engine", peers: "Peers", ending: "_Ending") -> Recording | None:
+def _with_peers(recording: Recording | None, engine: "Engine", peers: "Peers", ending: Ending) -> Recording | None:
     """The recording of all ranks that ran; None where one of them recorded nothing."""
     from neuronprof.capture.distributed import stages
 
@@ -141,65 +117,8 @@ def _simulated_machine(engine: "Engine", options: CaptureOptions) -> Iterator[No
         yield
 
 
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM unwinds the script, so that the steps recorded so far are kept; a handler of the script's own takes precedence."""
-
-    def handler(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise _Terminated
-
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
-        yield
-        return
-    signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-class _Ending:
-    """Deals with what the script raises, as the interpreter would, and remembers how it ended."""
-
-    def __init__(self) -> None:
-        self.exit_code = 0
-        self.ended_by = "end"
-
-    def of(self, work: Callable[[], None]) -> None:
-        """Calls work and keeps the way in which it ended, if it did not simply return."""
-        try:
-            work()
-        except StopRecording:
-            self.exit_code, self.ended_by = 0, "stop"
-        except SystemExit as error:
-            self.exit_code, self.ended_by = _exit_code(error), "exit"
-        except KeyboardInterrupt as error:
-            tracebacks.report(error)
-            self.exit_code, self.ended_by = 130, "interrupt"
-        except _Terminated:
-            self.exit_code, self.ended_by = 143, "terminated"
-        except NeuronprofError:
-            raise
-        except BaseException as error:
-            tracebacks.report(error)
-            self.exit_code, self.ended_by = 1, "error"
-
-
-def _exit_code(error: SystemExit) -> int:
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF
-    sys.stdout.flush()
-    print(error.code, file=sys.stderr, flush=True)  # noqa: T201
-    return 1
-
-
 def _finished(
-    engine: "Engine", path: str, argv: list[str], options: CaptureOptions, ending: _Ending
+    engine: "Engine", path: str, argv: list[str], options: CaptureOptions, ending: Ending
 ) -> Recording | None:
     try:
         return engine.finish(options.steps_to_record, options.warmup, path, tuple(argv))

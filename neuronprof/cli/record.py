@@ -41,7 +41,7 @@ def _add_machine(add: _Add) -> None:
     add(
         "--collective-algorithm",
         metavar="NAME",
-        help="ring, mesh, rdh or hierarchical for all collectives (default: by size and group, as Neuron does)",
+        help="one for all collectives that it can do, as ring, mesh or rdh (default: the quickest that the library may take)",
     )
     add("--oversubscription", type=float, default=1.0, metavar="X", help="of EFA between UltraServers (default: 1)")
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 from neuronprof.pipeline.options import Options
+from neuronprof.simulate import network
 
 if TYPE_CHECKING:
     from neuronprof.hardware.spec import Chip
@@ -14,12 +15,13 @@ def check(options: Options) -> None:
     """Refuses what no script can change, before one runs.
 
     Raises:
-        NeuronprofError: a chip, a layout or a number of ranks that does not exist.
+        NeuronprofError: a chip, a layout, a number of ranks or a collective algorithm that does not exist.
     """
     chip = load_chip(options.chip)
     layout = options.layout()
     layout.validate()
     check_world(chip, cores_a_rank(chip, options.lnc), max(layout.world, options.world_size or 1))
+    network.check(options.collective_algorithm, options.oversubscription)
 
 
 def cores_a_rank(chip: "Chip", lnc: int | None) -> int:

@@ -83,7 +83,7 @@ def test_json(toy, capsys):
         (["--ranks", "1000000"], "1000000 ranks are more than the 131072 of an UltraCluster of trainium4; give fewer."),
         (["--dtype", "float3"], "There is no dtype 'float3'; choose one of "),
         (["--uneven", "0.5"], "--uneven 0.5 is below 1; the busiest rank sends no less than the mean."),
-        (["--oversubscription", "0.5"], "An oversubscription of 0.5 is below 1; give how many times more is sent than fits through."),
+        (["--oversubscription", "0.5"], "An oversubscription of 0.5 is not 1 or more; give how many times more is sent than fits through."),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence(wrong, said, capsys):

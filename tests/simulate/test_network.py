@@ -104,7 +104,7 @@ class TestInsideAnUltraServer:
             NeuronprofError, match="no collective algorithm 'star'; choose one of ring, kangaring, mesh"
         ):
             time(Collective.ALL_REDUCE, 8, (8, 1), algorithm="star")
-        with pytest.raises(NeuronprofError, match=r"oversubscription of 0.5 is below 1"):
+        with pytest.raises(NeuronprofError, match=r"oversubscription of 0.5 is not 1 or more"):
             time(Collective.ALL_REDUCE, 8, (8, 1), oversubscription=0.5)
 
 

@@ -4,6 +4,6 @@
 it and composes what goes over several UltraServers.
 """
 
-from neuronprof.simulate.network.collectives import Network, Transfer
+from neuronprof.simulate.network.collectives import Network, Transfer, check
 
-__all__ = ["Network", "Transfer"]
+__all__ = ["Network", "Transfer", "check"]

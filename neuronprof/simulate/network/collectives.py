@@ -66,6 +66,20 @@ class _Phase:
         return self.fixed + self.wire
 
 
+def check(algorithm: str | None, oversubscription: float) -> None:
+    """Refuses what no network can do.
+
+    Raises:
+        NeuronprofError: there is no such algorithm, or the oversubscription is below 1.
+    """
+    if algorithm and algorithm not in tuple(Algorithm):
+        raise NeuronprofError(f"There is no collective algorithm '{algorithm}'; choose one of {', '.join(Algorithm)}.")
+    if not 1 <= oversubscription < float("inf"):
+        raise NeuronprofError(
+            f"An oversubscription of {oversubscription:g} is not 1 or more; give how many times more is sent than fits through."
+        )
+
+
 class Network:
     """The links of a job's chips."""
 
@@ -73,16 +87,9 @@ class Network:
         """Takes the job's algorithm for all collectives that it can carry out; without one each takes the quickest it may.
 
         Raises:
-            NeuronprofError: there is no such algorithm, or the oversubscription is below 1.
+            NeuronprofError: as `check` does.
         """
-        if job.algorithm and job.algorithm not in tuple(Algorithm):
-            raise NeuronprofError(
-                f"There is no collective algorithm '{job.algorithm}'; choose one of {', '.join(Algorithm)}."
-            )
-        if job.oversubscription < 1:
-            raise NeuronprofError(
-                f"An oversubscription of {job.oversubscription:g} is below 1; give how many times more is sent than fits through."
-            )
+        check(job.algorithm, job.oversubscription)
         self._job = job
         self._distances = Distances.of(job.chip.topology, int(job.chip.neuronlink.domain))
         self._place = cache(self._placed)

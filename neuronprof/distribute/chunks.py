@@ -44,6 +44,11 @@ class Chunks:
         self._last_use = self._last_uses()
         self._graphs: dict[tuple[int, int], Graph] = {}
 
+    @property
+    def pieces(self) -> int:
+        """How many pieces there are."""
+        return self._pieces.count
+
     def graph(self, piece: int, region: int) -> Graph:
         """One chunk: receives, operators, sends."""
         if (piece, region) not in self._graphs:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,8 +69,8 @@ def layers(graph: Graph) -> np.ndarray:
     return np.array(numbers, np.int32)[graph.module]
 
 
-def cut(graph: Graph, count: int, *, even: bool = False) -> Pieces:
-    """Cuts a step into `count` pieces of about the same cost, between blocks; even: of about as many blocks, the outer ones fewer.
+def cut(graph: Graph, count: int, sizes: Sequence[int] = ()) -> Pieces:
+    """Cuts a step into `count` pieces of about the same cost, between blocks; sizes: blocks of each piece, if they are given.
 
     Raises:
         NeuronprofError: there are fewer blocks than pieces.
@@ -84,7 +85,7 @@ def cut(graph: Graph, count: int, *, even: bool = False) -> Pieces:
     forward = region == FORWARD
     position = _positions(layer, forward, place)
     costs = _costs(graph, position, forward, len(blocks))
-    bounds = _even(len(blocks), count) if even else _balanced(costs, count)
+    bounds = np.cumsum(sizes)[:-1] if sizes else _balanced(costs, count)
     of_block = np.searchsorted(bounds, np.arange(len(blocks)), side="right")
     piece = of_block[np.clip(position, 0, len(blocks) - 1)].astype(np.int32)
     piece[position < 0] = 0
@@ -138,14 +139,15 @@ def _costs(graph: Graph, position: np.ndarray, forward: np.ndarray, blocks: int)
     return costs
 
 
-def _even(blocks: int, count: int) -> np.ndarray:
-    """First block of each piece but the first; the last pieces, and then the first, have one block less where they do not divide evenly."""
+def even(blocks: int, count: int) -> tuple[int, ...]:
+    """Blocks of each of `count` pieces; the last pieces, and then the first, have one less where they do not divide evenly."""
     most = -(-blocks // count)
-    sizes = np.full(count, most)
+    sizes = [most] * count
     # The output layer stands in the last piece, the embedding in the first.
-    order = sorted(range(count), key=lambda piece: (min(count - 1 - piece, piece), -piece))
-    sizes[order[: most * count - blocks]] -= 1
-    return np.cumsum(sizes)[:-1]
+    outer = sorted(range(count), key=lambda piece: (min(count - 1 - piece, piece), -piece))
+    for piece in outer[: most * count - blocks]:
+        sizes[piece] -= 1
+    return tuple(sizes)
 
 
 def _balanced(costs: np.ndarray, count: int) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Plans a layout: from the graph of a step on one device to what each pipeline stage runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,7 @@ from neuronprof.distribute.accumulation import first_pass, model_passes
 from neuronprof.distribute.chunks import Chunks
 from neuronprof.distribute.data_parallel import data_parallel
 from neuronprof.distribute.layout import Layout
-from neuronprof.distribute.pieces import BACKWARD, FORWARD, STEP, WEIGHTS, Pieces, cut, regions, weights_apart
+from neuronprof.distribute.pieces import BACKWARD, FORWARD, STEP, WEIGHTS, Pieces, cut, even, layers, regions, weights_apart
 from neuronprof.distribute.schedules import Pass, schedule
 from neuronprof.distribute.sharding import Sharder
 from neuronprof.distribute.zero import Shares, keep_parts, share_out
@@ -48,10 +50,14 @@ def plan(graph: Graph, layout: Layout) -> Plan:
 
 
 class Planner:
-    """Plans layouts of one step; what several layouts have in common is done once."""
+    """Plans layouts of one step; what several layouts have in common is done once.
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    sizes: blocks of each pipeline piece, if they are given. Of more than three pieces only three are given, the first, an inner one and the
+    last, and the graph has no others: it stands for a model whose inner pieces are all alike.
+    """
+
+    def __init__(self, graph: Graph, sizes: tuple[int, ...] = ()) -> None:
+        self._graph, self._sizes = graph, sizes
         self._whole = Sharder(graph)
         self._chunks: dict[object, Chunks] = {}
         self._pipelines: dict[object, _Pipeline] = {}
@@ -76,8 +82,7 @@ class Planner:
         apart = layout.schedule == "zero-bubble"
         key = (id(graph), layout.pp, layout.vp, layout.even_stages, across, accumulates, apart)
         if key not in self._chunks:
-            count = layout.pp * layout.vp
-            pieces = cut(graph, count, even=layout.even_stages) if count > 1 else _whole(graph)
+            pieces = self._pieces(graph, layout)
             pieces = weights_apart(graph, pieces) if apart else pieces
             self._chunks[key] = Chunks(graph, pieces, layout.pp, across, accumulate=accumulates)
         alike = replace(layout, accumulate=1 + accumulates)
@@ -90,6 +95,15 @@ class Planner:
         """The step as if it ran its model once, and how often it does."""
         passes = model_passes(self._graph)
         return (Sharder(first_pass(self._graph, passes)), len(passes)) if len(passes) > 1 else (self._whole, 1)
+
+    def _pieces(self, graph: Graph, layout: Layout) -> Pieces:
+        count = layout.pp * layout.vp
+        if count == 1:
+            return _whole(graph)
+        if self._sizes:
+            return cut(graph, len(self._sizes), self._sizes)
+        blocks = len(set(layers(graph).tolist()) - {-1})
+        return cut(graph, count, even(blocks, count) if layout.even_stages and blocks >= count else ())
 
 
 def _with_own_microbatches(layout: Layout, own: int) -> Layout:
@@ -140,18 +154,31 @@ class _Pipeline:
             key = (action.kind, action.virtual, last or layout.zero >= 2)
             if key not in index:
                 index[key] = len(chunks)
-                chunks.append(self._once(partial(self._chunk, action.virtual * layout.pp + stage, action.kind, key[2])))
+                chunks.append(self._at(action.virtual * layout.pp + stage, self._chunk, action.kind, key[2]))
             order.append((index[key], action.microbatch))
         for virtual in range(layout.vp):
             order.append((len(chunks), -1))
-            chunks.append(self._once(partial(self._step, virtual * layout.pp + stage)))
+            chunks.append(self._at(virtual * layout.pp + stage, self._step))
         return StagePlan(tuple(chunks), tuple(order))
 
-    def _once(self, make: partial[Graph]) -> Graph:
-        key = (make.func.__name__, make.args)
+    def _at(self, piece: int, make: Callable[..., Graph], *args: Any) -> Graph:
+        """What a piece runs: made once for all pieces that are alike, but for their neighbours."""
+        count, cut_into = self._layout.pp * self._layout.vp, self._chunks.pieces
+        like = piece if count == cut_into else 0 if piece == 0 else 2 if piece == count - 1 else 1
+        key = (make.__name__, like, args)
         if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+            self._made[key] = make(like, *args)
+        return self._made[key] if count == cut_into else self._between(self._made[key], like, piece)
+
+    def _between(self, graph: Graph, like: int, piece: int) -> Graph:
+        """A chunk with the messages of another piece that is like it."""
+        calls = {
+            op: replace(call, peer=(piece + call.peer - like) % self._layout.pp)
+            if call.kind in (Collective.SEND, Collective.RECV)
+            else call
+            for op, call in graph.collectives.items()
+        }
+        return replace(graph, collectives=calls)
 
     def _chunk(self, piece: int, kind: Pass, reduce: bool) -> Graph:
         graph = self._chunks.graph(piece, _REGIONS[kind])

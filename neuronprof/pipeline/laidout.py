@@ -47,14 +47,14 @@ class LaidOut:
 
 
 class StepSimulator:
-    """Simulates one training step, captured as for one device, under one layout after another."""
+    """Simulates one training step, captured as for one device, under one layout after another. sizes: as Planner has them."""
 
-    def __init__(self, graph: "Graph", chip: "Chip", lnc: int) -> None:
-        self._graph, self._chip, self._lnc = graph, chip, lnc
+    def __init__(self, graph: "Graph", chip: "Chip", lnc: int, sizes: tuple[int, ...] = ()) -> None:
+        self._graph, self._chip, self._lnc, self._sizes = graph, chip, lnc, sizes
 
     @cached_property
     def _planner(self) -> Planner:
-        return Planner(self._graph)
+        return Planner(self._graph, self._sizes)
 
     @cached_property
     def _compiler(self) -> Compiler:

@@ -2,7 +2,7 @@
 
 import toys
 
-from neuronprof.distribute.pieces import _even
+from neuronprof.distribute.pieces import even
 from neuronprof.distribute.styles.fp8 import in_fp8
 from neuronprof.distribute.styles.recompute import recomputed
 from neuronprof.terms import PHASES, Phase, Role

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from neuronprof.errors import NeuronprofError
-from neuronprof.pipeline.validation.predicted import Predictor, _shortened
+from neuronprof.hardware.load import load_chip
+from neuronprof.pipeline.validation.predicted import Predictor, layout_of, shortened
 from neuronprof.pipeline.validation.rows import Row, Unreadable, read_rows
 from neuronprof.pipeline.validation.run import validate
 from neuronprof.pipeline.validation.scores import Outcome, scored
@@ -53,21 +54,15 @@ def test_every_row_gets_a_time_or_a_reason(tmp_path: Path) -> None:
 
 
 def test_many_layers_are_extended_from_few(tmp_path: Path) -> None:
-    (row,) = read_rows(rows_file(tmp_path, GPT))
+    assert shortened(96, 24) == ((1, 1, 1), (2, 2, 2), 3.0)
+    assert shortened(126, 64) == ((1, 2, 1), (1, 2, 1), 0.0)
+    assert shortened(32, 1) == ((4,), (8,), 7.0)
+    (row,) = read_rows(rows_file(tmp_path, GPT.replace("4,GPT-toy,12", "8,GPT-toy,40").replace(",2,2,1,1,1,", ",2,4,1,1,1,")))
     assert isinstance(row, Row)
-    assert _shortened(12, 2) == (12, 12, 0.0)
-    assert _shortened(96, 24) == (24, 48, 3.0)
-    assert _shortened(126, 64) == (126, 126, 0.0)
-    long = Row(**{**{f: getattr(row, f) for f in row.__dataclass_fields__}, "layers": 24})
-    extended = Predictor().predict(long).predicted_s
-    exact = Predictor()._simulated(long, Predictor()._chip("a100"), *_layout_and_recompute(long), 24)[0]
-    assert extended == pytest.approx(exact, rel=0.01)
-
-
-def _layout_and_recompute(row: Row):
-    from neuronprof.pipeline.validation.predicted import _layout
-
-    return _layout(row, Predictor()._chip("a100")), "full"
+    predictor = Predictor()
+    chip = load_chip(row.chip)
+    exact = predictor._simulated(row, chip, layout_of(row, chip), "full", (10, 10, 10, 10))
+    assert predictor.predict(row).predicted_s == pytest.approx(exact[0], rel=0.01)
 
 
 def test_scores() -> None:

@@ -28,6 +28,20 @@ class _Normalized(torch.autograd.Function):
         return of_x.to(x.dtype), (wide * normal).flatten(0, -2).sum(0).to(weight.dtype)
 
 
+class _Gated(torch.autograd.Function):
+    """SwiGLU that keeps its two operands for backward, as fused ones do."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradient * up, gate), gradient * F.silu(gate)
+
+
 class RmsNorm(nn.Module):
     """RMSNorm as one operator with a backward of its own."""
 
@@ -80,7 +94,7 @@ class Block(nn.Module):
         x = x + self.attention(self.attention_norm(x), turn)
         inner = self.mlp_norm(x)
         gate, up = self.gate(inner), self.up(inner)
-        return x + self.down(F.silu(gate) * up)
+        return x + self.down(_Gated.apply(gate, up))
 
 
 class Llama(nn.Module):

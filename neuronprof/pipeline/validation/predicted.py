@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuronprof.distribute.layout import Layout
+from neuronprof.distribute.pieces import even
 from neuronprof.distribute.styles.fp8 import in_fp8
 from neuronprof.distribute.styles.recompute import recomputed
 from neuronprof.errors import NeuronprofError
@@ -21,7 +22,11 @@ _GPTS = ("gpt", "mpt", "opt", "nemotron", "bloom", "turing", "mt-nlg")
 _LLAMAS = ("llama", "mistral", "mixtral", "qwen", "gemma", "grok", "deepseek", "yi-", "olmo")
 # Blocks a pipeline piece that the shorter and the longer of two models have which stand for one with many.
 _FEW = 4
-_EVERYTHING = ("none", "selective", "full")
+_TEMPLATES = 3
+# Where a source does not say what is computed again, the least that fits is taken. Tuned frameworks gather the inputs of tensor-parallel
+# products again in backward, which are counted here as kept: this much too many bytes still fit.
+_RECOMPUTE = ("none", "selective", "full")
+_SLACK = 1.2
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,11 @@ class Predictor:
 
     def _predicted(self, row: Row) -> Outcome:
         chip = self._chip(row.chip)
-        layout = _layout(row, chip)
-        choices = (row.recompute,) if row.recompute else _EVERYTHING
-        fitting = None
-        for recompute in choices:
-            found = self._whole(row, chip, layout, recompute)
-            fitting = (found, recompute)
-            if found[1] <= 1:
+        layout = layout_of(row, chip)
+        for recompute in (row.recompute,) if row.recompute else _RECOMPUTE:
+            seconds, share = self._whole(row, chip, layout, recompute)
+            if share <= _SLACK:
                 break
-        (seconds, _), recompute = fitting or ((0.0, 0.0), "")
         return outcome(row, seconds, "", recompute)
 
     def _chip(self, name: str) -> "Chip":
@@ -79,30 +80,28 @@ class Predictor:
 
         Models of many equal blocks are extended from two with fewer: each further block of every pipeline piece adds the same.
         """
-        pieces = layout.pp * layout.vp
-        fewer, more, times = _shortened(row.layers, pieces)
+        fewer, more, times = shortened(row.layers, layout.pp * layout.vp)
         base = self._simulated(row, chip, layout, recompute, fewer)
         if not times:
             return base
         longer = self._simulated(row, chip, layout, recompute, more)
-        return (
-            base[0] + times * (longer[0] - base[0]),
-            base[1] + times * (longer[1] - base[1]),
-        )
+        return base[0] + times * (longer[0] - base[0]), base[1] + times * (longer[1] - base[1])
 
-    def _simulated(self, row: Row, chip: "Chip", layout: Layout, recompute: str, layers: int) -> tuple[float, float]:
-        found = self._simulator(row, chip, recompute, layers).simulate(layout, oversized=True)
+    def _simulated(
+        self, row: Row, chip: "Chip", layout: Layout, recompute: str, sizes: tuple[int, ...]
+    ) -> tuple[float, float]:
+        found = self._simulator(row, chip, recompute, sizes).simulate(layout, oversized=True)
         if found.figures is None:
             raise NeuronprofError(found.refused)
         return found.figures.step_ns / 1e9, found.peak_bytes / found.capacity
 
-    def _simulator(self, row: Row, chip: "Chip", recompute: str, layers: int) -> StepSimulator:
-        script, arguments = training_script(row, layers)
+    def _simulator(self, row: Row, chip: "Chip", recompute: str, sizes: tuple[int, ...]) -> StepSimulator:
+        script, arguments = training_script(row, sum(sizes))
         fp8 = row.precision.startswith("fp8") and chip.peak.fp8 > chip.peak.bf16
-        key = (script, arguments, recompute, fp8, chip.name)
+        key = (script, arguments, recompute, fp8, chip.name, sizes)
         if key not in self._simulators:
             graph = recomputed(self._captured(script, arguments), recompute)
-            self._simulators[key] = StepSimulator(in_fp8(graph) if fp8 else graph, chip, int(chip.package.lnc))
+            self._simulators[key] = StepSimulator(in_fp8(graph) if fp8 else graph, chip, int(chip.package.lnc), sizes)
         return self._simulators[key]
 
     def _captured(self, script: str, arguments: tuple[str, ...]) -> "Graph":
@@ -148,15 +147,27 @@ def _replicated(row: Row) -> int:
     return next((n for n in range(row.kv_heads, row.heads + 1) if n % row.tp == 0 and row.heads % n == 0), row.heads)
 
 
-def _shortened(layers: int, pieces: int) -> tuple[int, int, float]:
-    """Layers of a shorter model, of a longer one, and how often their difference is added to the shorter; 0: take it as it is."""
-    step = max(1, -(-_FEW // pieces)) * pieces
-    rest = layers % pieces
-    fewer, more = step + rest, 2 * step + rest
-    return (fewer, more, (layers - fewer) / step) if layers > fewer + more else (layers, layers, 0.0)
+def shortened(layers: int, pieces: int) -> tuple[tuple[int, ...], tuple[int, ...], float]:
+    """Blocks of each pipeline piece of a shorter model and of a longer one, and how often their difference is added to the shorter.
+
+    Of more than three pieces, the first, an inner one and the last; 0 times: the shorter model is the whole one.
+
+    Raises:
+        NeuronprofError: there are fewer layers than pieces.
+    """
+    if layers < pieces:
+        raise NeuronprofError(f"{layers} layers cannot be cut into {pieces} pipeline pieces")
+    sizes = even(layers, pieces)
+    whole = sizes if pieces <= _TEMPLATES else (sizes[0], max(sizes), sizes[-1])
+    step = max(1, -(-_FEW // pieces))
+    spared = min(whole) - step
+    if spared <= 2 * step:
+        return whole, whole, 0.0
+    fewer = tuple(size - spared for size in whole)
+    return fewer, tuple(size + step for size in fewer), spared / step
 
 
-def _layout(row: Row, chip: "Chip") -> Layout:
+def layout_of(row: Row, chip: "Chip") -> Layout:
     """The layout of a row.
 
     Raises:

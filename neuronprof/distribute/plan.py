@@ -11,7 +11,18 @@ from neuronprof.distribute.accumulation import first_pass, model_passes
 from neuronprof.distribute.chunks import Chunks
 from neuronprof.distribute.data_parallel import data_parallel
 from neuronprof.distribute.layout import Layout
-from neuronprof.distribute.pieces import BACKWARD, FORWARD, STEP, WEIGHTS, Pieces, cut, even, layers, regions, weights_apart
+from neuronprof.distribute.pieces import (
+    BACKWARD,
+    FORWARD,
+    STEP,
+    WEIGHTS,
+    Pieces,
+    cut,
+    even,
+    layers,
+    regions,
+    weights_apart,
+)
 from neuronprof.distribute.schedules import Pass, schedule
 from neuronprof.distribute.sharding import Sharder
 from neuronprof.distribute.zero import Shares, keep_parts, share_out

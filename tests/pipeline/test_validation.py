@@ -57,7 +57,9 @@ def test_many_layers_are_extended_from_few(tmp_path: Path) -> None:
     assert shortened(96, 24) == ((1, 1, 1), (2, 2, 2), 3.0)
     assert shortened(126, 64) == ((1, 2, 1), (1, 2, 1), 0.0)
     assert shortened(32, 1) == ((4,), (8,), 7.0)
-    (row,) = read_rows(rows_file(tmp_path, GPT.replace("4,GPT-toy,12", "8,GPT-toy,40").replace(",2,2,1,1,1,", ",2,4,1,1,1,")))
+    (row,) = read_rows(
+        rows_file(tmp_path, GPT.replace("4,GPT-toy,12", "8,GPT-toy,40").replace(",2,2,1,1,1,", ",2,4,1,1,1,"))
+    )
     assert isinstance(row, Row)
     predictor = Predictor()
     chip = load_chip(row.chip)

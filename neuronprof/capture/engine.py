@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from neuronprof.capture import placement, simtensor
 from neuronprof.capture.assemble import assemble
 from neuronprof.capture.budget import Budget
-from neuronprof.capture.distributed import sharded
+from neuronprof.capture.distributed import attention, sharded
 from neuronprof.capture.distributed.collectives import Collectives
 from neuronprof.capture.distributed.groups import Call as Message
 from neuronprof.capture.distributed.messages import FORMS, WRITTEN
@@ -233,7 +233,7 @@ class Engine(TorchDispatchMode):
     def _operator(self, func: Any) -> Operator:
         operator = self._operators[func] = Operator(func)
         operator.collective = operator.name in FORMS
-        operator.parts = operator.parts or sharded.parts(operator)
+        operator.parts = operator.parts or sharded.parts(operator) or attention.parts(operator)
         operator.written = WRITTEN.get(operator.name, operator.written)
         return operator
 

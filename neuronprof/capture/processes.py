@@ -24,9 +24,10 @@ def install(patches: Patches, engine: Engine, world: int | None = None, rank: in
     patches.on_exit(launch.environment(world, rank))
     launch.install(patches, engine.note)
     if torch.distributed.is_available():
-        from neuronprof.capture.distributed import ddp, sharded
+        from neuronprof.capture.distributed import attention, ddp, sharded
         from neuronprof.capture.distributed.ranks import Ranks
 
+        attention.install(patches)
         ddp.install(patches)
         sharded.install(patches, engine.collectives.waits.on)
         job = None if world is None else (world, rank)

@@ -24,10 +24,11 @@ def install(patches: Patches, engine: Engine, world: int | None = None, rank: in
     patches.on_exit(launch.environment(world, rank))
     launch.install(patches, engine.note)
     if torch.distributed.is_available():
-        from neuronprof.capture.distributed import attention, ddp, sharded
+        from neuronprof.capture.distributed import attention, ddp, schedules, sharded
         from neuronprof.capture.distributed.ranks import Ranks
 
         attention.install(patches)
+        schedules.install(patches, engine.tape.scheduled)
         ddp.install(patches)
         sharded.install(patches, engine.collectives.waits.on)
         job = None if world is None else (world, rank)

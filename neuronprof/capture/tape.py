@@ -37,11 +37,15 @@ def _in_turn(method: "Callable[Concatenate[Tape, _P], _R]") -> "Callable[Concate
 
 
 class _Own(threading.local):
-    """What a tape knows of one thread: how deep it is in host code, whether the script started it, and the pass it is in."""
+    """What a tape knows of one thread.
+
+    host: how deep it is in host code; started_by_script; open: the pass it is in; scheduling: whether that is one of a pipeline's schedule.
+    """
 
     def __init__(self) -> None:
         self.host = 0
         self.started_by_script = False
+        self.scheduling = False
         self.open: Pass | None = None
 
 
@@ -259,7 +263,11 @@ class Tape:
         modules = self.attribution.modules
         outermost = not modules.stack
         modules.enter(module)
-        if outermost and not self.paused and not in_backward():
+        if not outermost or self.paused or in_backward():
+            return
+        if self._own.scheduling:
+            self._meet(module, modules.stack[0])
+        else:
             self._pass_begins(module, modules.stack[0])
 
     @_in_turn
@@ -267,8 +275,32 @@ class Tape:
         """The innermost forward ends, also by an exception."""
         modules = self.attribution.modules
         modules.leave()
+        if not (modules.stack or self._own.scheduling):
+            self._pass_ends()
+
+    def _meet(self, module: torch.nn.Module, path: int) -> None:
+        if path not in self.steps.models:
+            self.steps.models.add(path)
+            self.roles.module(module, self.attribution.modules.paths[path])
+
+    def scheduled(self, step: Callable[[], _R]) -> _R:
+        """Calls a pipeline schedule's step, which is one pass."""
+        if not (self.paused or self._own.scheduling):
+            self.start()
+            gradients = torch.is_grad_enabled()
+            self._own.open = Pass(len(self.recorder), 0, gradients, gradients)
+            self.steps.passes.append(self._own.open)
+        before, self._own.scheduling = self._own.scheduling, True
+        try:
+            return step()
+        finally:
+            self._own.scheduling = before
+            if not before:
+                self._pass_ends()
+
+    def _pass_ends(self) -> None:
         last = self._own.open
-        if modules.stack or self.paused or last is None:
+        if self.paused or last is None:
             return
         self._own.open = None
         if last.stop < 0:
@@ -288,9 +320,7 @@ class Tape:
         if gradients:
             self.end_mutation()
         if self.recording:
-            if path not in self.steps.models:
-                self.steps.models.add(path)
-                self.roles.module(module, self.attribution.modules.paths[path])
+            self._meet(module, path)
             self._own.open = Pass(len(self.recorder), path, gradients, gradients and module.training)
             self.steps.passes.append(self._own.open)
 

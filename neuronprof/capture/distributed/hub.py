@@ -22,14 +22,16 @@ ANY = -1
 class Hub:
     """Ranks by their connections, and the messages that nobody asked for yet.
 
-    become: what a forked rank does with its number and its connection. What a rank says: ('start', rank), ('put', to, key, data), ('get',
-    from, key), ('deliver', result) as its last word, and the first one ('collect', whether the others are to end now). What it hears:
-    ('data', data); ('ended', from); ('stuck', {rank: from}); or all results by rank.
+    become: what a forked rank does with its number and its connection. What a rank says: ('start', rank); ('separate', group), and
+    ('apart', group) to hear whether anybody said so; ('put', to, key, data); ('get', from, key) to hear ('data', data), ('ended', from) or
+    ('stuck', {rank: from}); ('deliver', result) as its last word; and the first one ('collect', whether the others are to end now) to hear
+    all results by rank.
     """
 
     become: Callable[[int, Connection], None]
     connections: dict[int, Connection]
     _letters: dict[tuple[int, int, str], deque[Any]] = field(default_factory=lambda: defaultdict(deque))
+    _apart: set[str] = field(default_factory=set)
     _asking: dict[int, tuple[int, str]] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
     _processes: dict[int, int] = field(default_factory=dict)
@@ -53,20 +55,32 @@ class Hub:
         except (EOFError, ConnectionResetError):
             self._leaves(rank)
             return
-        if word == "start":
-            self._start(rest[0])
-        elif word == "put":
-            to, key, data = rest
-            self._letters[rank, to, key].append(data)
-        elif word == "get":
-            self._asking[rank] = (rest[0], rest[1])
-        elif word == "deliver":
-            self._results[rank] = rest[0]
-        elif word == "collect":
-            self._collector = rank
-            self._ended.add(rank)
-            for process in self._processes.values() if rest[0] else ():
-                os.kill(process, signal.SIGTERM)
+        words: dict[str, Callable[..., None]] = {
+            "start": self._start, "separate": self._separate, "apart": self._is_apart, "put": self._put, "get": self._get,
+            "deliver": self._deliver, "collect": self._collect,
+        }  # fmt: skip
+        words[word](rank, *rest)
+
+    def _separate(self, _rank: int, group: str) -> None:
+        self._apart.add(group)
+
+    def _is_apart(self, rank: int, group: str) -> None:
+        self._tell(rank, group in self._apart)
+
+    def _put(self, rank: int, to: int, key: str, data: Any) -> None:
+        self._letters[rank, to, key].append(data)
+
+    def _get(self, rank: int, source: int, key: str) -> None:
+        self._asking[rank] = (source, key)
+
+    def _deliver(self, rank: int, result: Any) -> None:
+        self._results[rank] = result
+
+    def _collect(self, rank: int, end: bool) -> None:
+        self._collector = rank
+        self._ended.add(rank)
+        for process in self._processes.values() if end else ():
+            os.kill(process, signal.SIGTERM)
 
     def _leaves(self, rank: int) -> None:
         self.connections.pop(rank).close()
@@ -74,7 +88,7 @@ class Hub:
         if rank in self._processes:
             os.waitpid(self._processes.pop(rank), 0)
 
-    def _start(self, rank: int) -> None:
+    def _start(self, _asked_by: int, rank: int) -> None:
         if rank in self.connections or rank in self._ended:
             return
         ours, theirs = Pipe()

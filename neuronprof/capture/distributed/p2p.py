@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,17 @@ _Permute = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], Message], N
 _Record = Callable[[Message, int, int], None]
 _STARTED_TOGETHER = 64
 """Ranks of a group that are started when one of them is needed; of a larger group each is started when it is named."""
+_MOST_EARLY = 64
+"""Messages of a group after which it is taken for a ring for good."""
+
+
+@dataclass
+class _Early:
+    """A message of a group of which nobody knows yet whether its ranks run the same program. values: of what is sent, as it was then."""
+
+    message: Message
+    values: list[bytes | None]
+    paired: bool = False
 
 
 class PointToPoint:
@@ -31,7 +43,8 @@ class PointToPoint:
     def __init__(self, permute: _Permute, record: _Record) -> None:
         self.peers: Peers | None = None
         self._permute, self._record = permute, record
-        self._unpaired: list[Message] = []
+        self._early: dict[str, list[_Early]] = defaultdict(list)
+        self._rings: set[str] = set()
         self._apart: set[str] = set()
         self._expected: dict[int, list[tuple[torch.Tensor, int, str]]] = defaultdict(list)
         self._numbers: dict[tuple[int, int], int] = defaultdict(int)
@@ -43,16 +56,28 @@ class PointToPoint:
         Raises:
             NeuronprofError: the ranks run different programs, and this one is recorded alone.
         """
-        if str(message.group.group_name) in self._apart:
-            self._exchange(message)
+        group = str(message.group.group_name)
+        if self._is_apart(group):
+            self._exchange(message, _sent(message))
             return
-        partner = next((w for w in self._unpaired if _partners(w, message)), None)
-        if partner is None:
-            self._unpaired.append(message)
-            return
-        self._unpaired.remove(partner)
-        sends, receives = (message, partner) if message.kind == Collective.SEND else (partner, message)
-        self._permute(sends.sent, receives.received, message)
+        early = self._early[group]
+        partner = next((e for e in early if not e.paired and _partners(e.message, message)), None)
+        early.append(_Early(message, [] if group in self._rings else _sent(message), partner is not None))
+        if partner is not None:
+            partner.paired = True
+            pair = (message, partner.message)
+            sends, receives = pair if message.kind == Collective.SEND else pair[::-1]
+            self._permute(sends.sent, receives.received, message)
+        if len(early) > _MOST_EARLY or group in self._rings:
+            self._rings.add(group)
+            early[:] = [e for e in early if not e.paired]
+
+    def _is_apart(self, group: str) -> bool:
+        """Whether a rank has found out that the ranks of a group run different programs."""
+        unknown = group not in self._apart and group not in self._rings and not self._early[group]
+        if unknown and self.peers is not None and self.peers.started and self.peers.is_apart(group):
+            self._apart.add(group)
+        return group in self._apart
 
     def waited(self, tensor: torch.Tensor) -> None:
         """The script waits for the message that a tensor is sent or received by.
@@ -60,9 +85,10 @@ class PointToPoint:
         Raises:
             LostPeerError: the message will never come.
         """
-        alone = next((m for m in self._unpaired if any(t is tensor for t in (*m.sent, *m.received))), None)
+        unpaired = [(group, e.message) for group, early in self._early.items() for e in early if not e.paired]
+        alone = next((g for g, m in unpaired if any(t is tensor for t in (*m.sent, *m.received))), None)
         if alone is not None:
-            self._separate(str(alone.group.group_name))
+            self._separate(alone)
         for into, source, key in self._expected.pop(id(tensor), ()):
             assert self.peers is not None
             data = self.peers.get(source, key)
@@ -71,33 +97,43 @@ class PointToPoint:
                     _fill(into, data)
 
     def _separate(self, group: str) -> None:
-        self._apart.add(group)
-        for message in [m for m in self._unpaired if str(m.group.group_name) == group]:
-            self._unpaired.remove(message)
-            self._exchange(message)
-
-    def _exchange(self, message: Message) -> None:
+        """From now on the messages of a group go to other ranks, and so do those that were taken for a ring's."""
         if self.peers is None:
             raise NeuronprofError(
                 "The script's ranks send each other messages as the stages of a pipeline do; record it as a whole, with "
                 "'neuronprof record --world-size N'."
             )
+        self._apart.add(group)
+        self.peers.separate(group)
+        for early in self._early.pop(group):
+            self._exchange(early.message, early.values, early.paired)
+
+    def _exchange(self, message: Message, values: Sequence[bytes | None], recorded: bool = False) -> None:
+        assert self.peers is not None
         ranks = members(message.group)
         peer = dist.get_global_rank(message.group, message.peer) if message.peer >= 0 else message.peer
         self.peers.start(ranks if len(ranks) <= _STARTED_TOGETHER and len(ranks) < dist.get_world_size() else [peer])
         sends = message.kind == Collective.SEND
         link = (dist.get_rank(), peer) if sends else (peer, dist.get_rank())
-        self._record(message, peer, self._numbers[link])
+        if not recorded:
+            self._record(message, peer, self._numbers[link])
         self._numbers[link] += 1
-        for tensor in message.sent if sends else message.received:
+        for at, tensor in enumerate(message.sent if sends else message.received):
             name = f"{message.group.group_name} {message.args[3] if message.peer >= 0 else message.args[2]}"
             key = f"{name} {self._keys[(*link, name)]}"
             self._keys[(*link, name)] += 1
             if sends:
-                with _disable_current_modes():
-                    self.peers.put(peer, key, None if isinstance(tensor, Sim) else _values(tensor))
-            elif not isinstance(tensor, Sim):
+                self.peers.put(peer, key, values[at])
+            elif not recorded and not isinstance(tensor, Sim):
                 self._expected[id(tensor)].append((tensor, peer, key))
+
+
+def _sent(message: Message) -> list[bytes | None]:
+    """The values of what is sent; None for a tensor without any."""
+    if message.kind != Collective.SEND:
+        return []
+    with _disable_current_modes():
+        return [None if isinstance(t, Sim) else _values(t) for t in message.sent]
 
 
 def _values(tensor: torch.Tensor) -> bytes:

@@ -58,6 +58,15 @@ class Peers:
                 self._started.add(rank)
                 self._say("start", rank)
 
+    def separate(self, group: str) -> None:
+        """Lets the others know that the ranks of a group run different programs."""
+        self._say("separate", group)
+
+    def is_apart(self, group: str) -> bool:
+        """Whether another rank has said so."""
+        self._say("apart", group)
+        return bool(self._hear())
+
     def put(self, to: int, key: str, data: bytes | None) -> None:
         """Sends a message; data: None where there are no values."""
         self._say("put", to, key, data)

@@ -1,6 +1,6 @@
 """Data parallelism: every rank runs the whole graph on its own batch, and buckets of gradients are all-reduced as backward makes them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,11 +12,36 @@ from neuronprof.terms import PHASES, Collective, Phase, Role
 # PyTorch's DistributedDataParallel sends a small first bucket, so that communication starts early.
 _FIRST_BUCKET = 1 << 20
 Writes = dict[int, tuple[int, Tensor]]  # gradient buffer: operator that wrote it, and its layout
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Ranks that have the same weights. group: most weights; experts: those whose names are in `names`, if a group shares them out."""
+
+    group: ReplicaGroup
+    experts: ReplicaGroup | None = None
+    names: frozenset[str] = frozenset()
+
+    @property
+    def groups(self) -> list[ReplicaGroup]:
+        """Those of more than one rank."""
+        return [g for g in (self.group, self.experts) if g is not None and g.size > 1]
+
+    def of(self, name: str) -> ReplicaGroup:
+        """The ranks that have the weight, or what belongs to it, of this name."""
+        shared = name in self.names or name.rpartition(".")[0] in self.names
+        return self.experts if shared and self.experts is not None else self.group
+
+    def having(self, group: ReplicaGroup, writes: Writes, graph: Graph) -> Writes:
+        """Those gradients that this group has in common."""
+        return {b: w for b, w in writes.items() if self.of(graph.buffers[b].name) == group}
+
+
 _BACKWARD = (PHASES.index(Phase.BACKWARD), PHASES.index(Phase.RECOMPUTE))
 
 
-def data_parallel(graph: Graph, group: ReplicaGroup, bucket_bytes: int) -> Graph:
-    """The graph of one replica of a group: gradients in buckets of up to bucket_bytes, each followed by its all-reduce.
+def data_parallel(graph: Graph, replicas: Replicas, bucket_bytes: int) -> Graph:
+    """The graph of one replica: gradients in buckets of up to bucket_bytes, each followed by its all-reduce.
 
     A bucket is sent as soon as backward has written its last gradient for the last time before an optimizer takes it, in the order in
     which the gradients become ready; with gradient accumulation that is the last micro-batch. One rank leaves the graph as it is.
@@ -26,9 +51,11 @@ def data_parallel(graph: Graph, group: ReplicaGroup, bucket_bytes: int) -> Graph
     """
     if bucket_bytes < 1:
         raise NeuronprofError(f"A gradient bucket needs at least 1 byte, not {bucket_bytes}.")
-    taken = taken_gradients(graph) if group.size > 1 else []
-    buckets = [bucket for writes in taken for bucket in in_buckets(writes, graph, bucket_bytes)]
-    return _insert(graph, buckets, group) if buckets else graph
+    for group in replicas.groups:
+        taken = [replicas.having(group, writes, graph) for writes in taken_gradients(graph)]
+        buckets = [bucket for writes in taken for bucket in in_buckets(writes, graph, bucket_bytes)]
+        graph = _insert(graph, buckets, group) if buckets else graph
+    return graph
 
 
 def taken_gradients(graph: Graph) -> list[Writes]:

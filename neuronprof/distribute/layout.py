@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from neuronprof.errors import NeuronprofError
-from neuronprof.graph.groups import Mesh
+from neuronprof.graph.groups import Mesh, ReplicaGroup
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
 _MOST_SHARDED = 3
@@ -39,6 +39,13 @@ class Layout:
         """The mesh: neighbours are tensor-parallel, then come context, data and pipeline parallelism."""
         axes = (("tp", self.tp), ("cp", self.cp), ("dp", self.dp), ("pp", self.pp))
         return Mesh(axes, (("ep", "dp", self.ep),) if self.ep > 1 else ())
+
+    def expert_replicas(self) -> ReplicaGroup:
+        """The ranks that have the same experts: of the data-parallel ones each `ep`-th."""
+        stride = self.tp * self.cp * self.ep
+        inner = ((self.cp, self.tp),) if self.cp > 1 else ()
+        outer = ((self.dp // self.ep, stride),) if self.dp > self.ep else ()
+        return ReplicaGroup("cp+dp" if self.cp > 1 else "dp", inner + outer)
 
     @property
     def model_ranks(self) -> int:
@@ -76,10 +83,9 @@ class Layout:
             raise NeuronprofError(f"--bucket {self.bucket_bytes} holds no gradient; give at least 1 byte.")
         if self.schedule not in SCHEDULES:
             raise NeuronprofError(f"--schedule {self.schedule} does not exist; choose of {', '.join(SCHEDULES)}.")
-        if self.ep > 1:
+        if self.dp % self.ep:
             raise NeuronprofError(
-                "--ep divides no experts of a script for one device yet; write the all-to-all with torch.distributed and record it with "
-                "--world-size."
+                f"--ep {self.ep} shares experts out among data-parallel ranks, of which --dp {self.dp} is no multiple."
             )
         if self.sequence_parallel and self.tp == 1:
             raise NeuronprofError(

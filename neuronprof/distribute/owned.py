@@ -38,19 +38,26 @@ class Owned:
         graph = self._graph
         signature, inputs, outputs = graph.signatures[graph.signature[op]], graph.inputs(op), graph.outputs(op)
         owners = [self.owner[b] if b >= 0 else -1 for b in inputs]
-        if {*owners} <= {-1, piece}:
-            return signature, inputs + outputs
-        lost = [o not in (-1, piece) for o in owners]
-        # A list without names stands beside one with: its places are lost together.
-        count = len(outputs) or next((n for n in range(1, len(owners)) if owners[n] == -1), len(inputs))
-        beside = [o == -1 and len(inputs) > count for o in owners]
-        keep = [i for i in range(len(inputs)) if not lost[i] and not (beside[i] and lost[i % count])]
-        kept = [i for i in range(len(outputs)) if i >= len(lost) or not lost[i]]
-        moved = {old: new for new, old in enumerate(keep)}
-        new = replace(
-            signature,
-            inputs=tuple(signature.inputs[i] for i in keep),
-            outputs=tuple(signature.outputs[i] for i in kept),
-            mutates=tuple(moved[i] for i in signature.mutates if i in moved),
-        )
-        return new, [inputs[i] for i in keep] + [outputs[i] for i in kept]
+        return restrict(signature, inputs, outputs, owners, piece)
+
+
+def restrict(
+    signature: Signature, inputs: list[int], outputs: list[int], owners: list[int], piece: int
+) -> tuple[Signature, list[int]]:
+    """An operator on what one owner has of its inputs. owners: of each input (-1: nobody in particular)."""
+    if {*owners} <= {-1, piece}:
+        return signature, inputs + outputs
+    lost = [o not in (-1, piece) for o in owners]
+    # A list without names stands beside one with: its places are lost together.
+    count = len(outputs) or next((n for n in range(1, len(owners)) if owners[n] == -1), len(inputs))
+    beside = [o == -1 and len(inputs) > count for o in owners]
+    keep = [i for i in range(len(inputs)) if not lost[i] and not (beside[i] and lost[i % count])]
+    kept = [i for i in range(len(outputs)) if len(outputs) == 1 or i >= len(lost) or not lost[i]]
+    moved = {old: new for new, old in enumerate(keep)}
+    new = replace(
+        signature,
+        inputs=tuple(signature.inputs[i] for i in keep),
+        outputs=tuple(signature.outputs[i] for i in kept),
+        mutates=tuple(moved[i] for i in signature.mutates if i in moved),
+    )
+    return new, [inputs[i] for i in keep] + [outputs[i] for i in kept]

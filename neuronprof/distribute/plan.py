@@ -9,7 +9,8 @@ import numpy as np
 
 from neuronprof.distribute.accumulation import first_pass, model_passes
 from neuronprof.distribute.chunks import Chunks
-from neuronprof.distribute.data_parallel import data_parallel
+from neuronprof.distribute.data_parallel import Replicas, data_parallel
+from neuronprof.distribute.expert_parallel import SharedExperts, share_experts
 from neuronprof.distribute.layout import Layout
 from neuronprof.distribute.pieces import (
     BACKWARD,
@@ -72,6 +73,7 @@ class Planner:
         self._whole = Sharder(graph)
         self._chunks: dict[object, Chunks] = {}
         self._pipelines: dict[object, _Pipeline] = {}
+        self._experts: dict[tuple[int, ReplicaGroup], SharedExperts] = {}
 
     def plan(self, layout: Layout) -> Plan:
         """As the function `plan`.
@@ -86,7 +88,7 @@ class Planner:
             layout = _with_own_microbatches(layout, own)
             parts = layout.microbatches // own
         graph, notes = sharder.shard(mesh, parts, sequence_parallel=layout.sequence_parallel)
-        replicas = mesh.group("cp", "dp") if layout.cp > 1 else mesh.group("dp")
+        graph, replicas = self._with_experts(graph, layout, mesh)
         if layout.pp == 1 and layout.passes == 1:
             return Plan(mesh, layout, (StagePlan((_reduced(graph, layout, replicas),), ((0, 0),)),), notes)
         across, accumulates = mesh.group("pp"), layout.passes > 1
@@ -100,6 +102,17 @@ class Planner:
         if alike not in self._pipelines:
             self._pipelines[alike] = _Pipeline(layout, replicas, across, self._chunks[key])
         return Plan(mesh, layout, self._pipelines[alike].stages(layout.passes), notes)
+
+    def _with_experts(self, graph: Graph, layout: Layout, mesh: Mesh) -> tuple[Graph, Replicas]:
+        """The graph of a rank that has its part of the experts, and who has the same weights."""
+        group = mesh.group("cp", "dp") if layout.cp > 1 else mesh.group("dp")
+        if layout.ep == 1:
+            return graph, Replicas(group)
+        key = id(graph), mesh.group("ep")
+        if key not in self._experts:
+            self._experts[key] = share_experts(graph, key[1])
+        shared = self._experts[key]
+        return shared.graph, Replicas(group, layout.expert_replicas(), shared.names)
 
     @cached_property
     def _accumulated(self) -> tuple[Sharder, int]:
@@ -133,7 +146,7 @@ def _with_own_microbatches(layout: Layout, own: int) -> Layout:
     return layout
 
 
-def _reduced(graph: Graph, layout: Layout, replicas: ReplicaGroup) -> Graph:
+def _reduced(graph: Graph, layout: Layout, replicas: Replicas) -> Graph:
     """With the collectives of data parallelism."""
     if layout.zero:
         return share_out(graph, Shares(replicas, layout.zero, layout.bucket_bytes))
@@ -146,7 +159,7 @@ _REGIONS = {Pass.FORWARD: FORWARD, Pass.BACKWARD: BACKWARD, Pass.INPUTS: BACKWAR
 class _Pipeline:
     """The stages of a pipeline, or of one stage that accumulates micro-batches."""
 
-    def __init__(self, layout: Layout, replicas: ReplicaGroup, across: ReplicaGroup, chunks: Chunks) -> None:
+    def __init__(self, layout: Layout, replicas: Replicas, across: ReplicaGroup, chunks: Chunks) -> None:
         self._layout, self._replicas, self._across, self._chunks = layout, replicas, across, chunks
         self._made: dict[object, Graph] = {}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from neuronprof.distribute.data_parallel import in_buckets, taken_gradients
+from neuronprof.distribute.data_parallel import Replicas, in_buckets, taken_gradients
 from neuronprof.distribute.pieces import BACKWARD, FORWARD, STEP, layers, regions
 from neuronprof.graph.edit import GraphEditor
 from neuronprof.graph.groups import ReplicaGroup
@@ -20,27 +20,30 @@ from neuronprof.terms import Collective, Role
 _GATHER, _REDUCE = 1, 2  # streams
 _SHARDED_STATE = 8  # bytes: smaller optimizer states are counters, which every rank keeps
 _ROOT = -1
+_Part = tuple[
+    int, ReplicaGroup
+]  # weights that are gathered together: the block in which they are, the ranks that have them
 
 
 @dataclass(frozen=True)
 class Shares:
-    """What is shared out: the group, the ZeRO stage, bytes of a bucket."""
+    """What is shared out: among whom, the ZeRO stage, bytes of a bucket."""
 
-    group: ReplicaGroup
+    replicas: Replicas
     stage: int
     bucket_bytes: int
 
 
 def share_out(graph: Graph, shares: Shares) -> Graph:
     """A step, or a chunk of one, with ZeRO's collectives and each rank's part of what is shared out."""
-    if shares.group.size == 1 or shares.stage == 0:
+    if not shares.replicas.groups or shares.stage == 0:
         return graph
     graph = _Blocks(graph, shares).write() if shares.stage >= 3 else _scattered(graph, shares)
     return keep_parts(_own_step(graph, shares), shares)
 
 
-def _call(kind: Collective, nbytes: int, shares: Shares, stream: int) -> CollectiveCall:
-    return CollectiveCall(kind, nbytes, shares.group, stream=stream)
+def _call(kind: Collective, nbytes: int, group: ReplicaGroup, stream: int) -> CollectiveCall:
+    return CollectiveCall(kind, nbytes, group, stream=stream)
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -57,41 +60,46 @@ def _part(tensor: Tensor, ranks: int) -> Tensor:
 
 def _scattered(graph: Graph, shares: Shares) -> Graph:
     """Reduce-scatters gradients in buckets after backward has made them, and gathers the weights in buckets after the optimizer."""
-    buckets = [b for writes in taken_gradients(graph) for b in in_buckets(writes, graph, shares.bucket_bytes)]
-    after: dict[int, list[tuple[list[int], list[Tensor]]]] = defaultdict(list)
-    for op, buffers, tensors in buckets:
-        after[op].append((buffers, tensors))
+    after: dict[int, list[tuple[list[int], list[Tensor], ReplicaGroup]]] = defaultdict(list)
+    for writes in taken_gradients(graph):
+        for group in shares.replicas.groups:
+            together = shares.replicas.having(group, writes, graph)
+            for op, buffers, tensors in in_buckets(together, graph, shares.bucket_bytes):
+                after[op].append((buffers, tensors, group))
     editor = GraphEditor(graph)
     for op in range(len(graph)):
         editor.copy(op)
-        for buffers, tensors in after[op]:
-            _reduce_scatter(editor, op, buffers, tensors, shares)
+        for buffers, tensors, group in after[op]:
+            _reduce_scatter(editor, op, buffers, tensors, group)
     updated = _updated_weights(graph)
-    last = len(graph) - 1
-    for weights in _grouped(updated, shares.bucket_bytes):
-        _gather_in_place(editor, last, weights, shares)
+    for group in shares.replicas.groups:
+        own = [(b, t) for b, t in updated if shares.replicas.of(graph.buffers[b].name) == group]
+        for weights in _grouped(own, shares.bucket_bytes):
+            _gather_in_place(editor, len(graph) - 1, weights, group)
     return editor.finish()
 
 
-def _reduce_scatter(editor: GraphEditor, op: int, buffers: list[int], tensors: list[Tensor], shares: Shares) -> None:
-    parts = [_part(t, shares.group.size) for t in tensors]
+def _reduce_scatter(
+    editor: GraphEditor, op: int, buffers: list[int], tensors: list[Tensor], group: ReplicaGroup
+) -> None:
+    parts = [_part(t, group.size) for t in tensors]
     signature = Signature(
         "c10d._reduce_scatter_base_.default",
         tuple(tensors),
         tuple(parts),
-        (shares.group.axis,),
+        (group.axis,),
         tuple(range(len(tensors))),
     )
     nbytes = sum(t.nbytes for t in tensors)
-    call = _call(Collective.REDUCE_SCATTER, nbytes, shares, _REDUCE)
+    call = _call(Collective.REDUCE_SCATTER, nbytes, group, _REDUCE)
     editor.issue(signature, buffers + buffers, op, call)
 
 
-def _gather_in_place(editor: GraphEditor, op: int, weights: list[tuple[int, Tensor]], shares: Shares) -> None:
+def _gather_in_place(editor: GraphEditor, op: int, weights: list[tuple[int, Tensor]], group: ReplicaGroup) -> None:
     buffers, tensors = [b for b, _ in weights], [t for _, t in weights]
-    parts = tuple(_part(t, shares.group.size) for t in tensors)
-    signature = Signature("c10d._allgather_base_.default", parts, tuple(map(_flat, tensors)), (shares.group.axis,))
-    call = _call(Collective.ALL_GATHER, sum(t.nbytes for t in tensors), shares, _GATHER)
+    parts = tuple(_part(t, group.size) for t in tensors)
+    signature = Signature("c10d._allgather_base_.default", parts, tuple(map(_flat, tensors)), (group.axis,))
+    call = _call(Collective.ALL_GATHER, sum(t.nbytes for t in tensors), group, _GATHER)
     editor.issue(signature, buffers + buffers, op, call)
 
 
@@ -135,9 +143,7 @@ class _Blocks:
         self._layer, self._region = layers(graph), self._regions()
         self._block = self._blocks()
         self._gathered: dict[int, int] = {}
-        self._waiting: dict[int, dict[int, Tensor]] = defaultdict(
-            dict
-        )  # block: gradients that are complete but not reduced
+        self._waiting: dict[_Part, dict[int, Tensor]] = defaultdict(dict)  # gradients: complete, but not reduced
         self._sizes = self._weights()
 
     def _regions(self) -> np.ndarray:
@@ -156,22 +162,26 @@ class _Blocks:
         linked = np.where(forward >= 0, self._layer[np.maximum(forward, 0)], _ROOT)
         return np.where(self._layer >= 0, self._layer, linked)
 
-    def _weights(self) -> dict[int, dict[int, Tensor]]:
+    def _part_of(self, op: int, buffer: int) -> _Part:
+        """The weights with which a weight or a gradient is gathered or scattered."""
+        return int(self._block[op]), self._shares.replicas.of(self._graph.buffers[buffer].name)
+
+    def _weights(self) -> dict[_Part, dict[int, Tensor]]:
         """The weights of each block, with the layout in which they are seen first."""
-        found: dict[int, dict[int, Tensor]] = defaultdict(dict)
+        found: dict[_Part, dict[int, Tensor]] = defaultdict(dict)
         known: set[int] = set()
         for op in np.flatnonzero(self._region != STEP).tolist():
             signature = self._graph.signatures[self._graph.signature[op]]
             for buffer, tensor in zip(self._graph.inputs(op), signature.inputs, strict=True):
                 if buffer >= 0 and self._graph.buffers[buffer].role is Role.WEIGHTS and buffer not in known:
                     known.add(buffer)
-                    found[int(self._block[op])][buffer] = _flat(tensor)
+                    found[self._part_of(op, buffer)][buffer] = _flat(tensor)
         return found
 
     def write(self) -> Graph:
         """The graph with its collectives."""
         graph, needs = self._graph, self._uses()
-        order = [(op, block) for op, block, _ in needs]
+        order = [(op, part) for op, part, _ in needs]
         final = self._final_gradients()
         ahead = 0
         for op in range(len(graph)):
@@ -180,55 +190,51 @@ class _Blocks:
                 ahead += 1
             self._editor.copy(op, operands=[self._current(b, op) for b in graph.inputs(op) + graph.outputs(op)])
             for buffer, tensor in final.get(op, ()):
-                self._waiting[int(self._block[op])][buffer] = tensor
+                self._waiting[self._part_of(op, buffer)][buffer] = tensor
             self._reduce_done(op)
-        for block in list(self._waiting):
-            self._reduce(len(graph) - 1, block)
+        for part in list(self._waiting):
+            self._reduce(len(graph) - 1, part)
         return self._editor.finish()
 
-    def _uses(self) -> list[tuple[int, int, int]]:
-        """(first operator, block, last operator) of each stretch in which a block's weights are used, in order."""
-        found: list[tuple[int, int, int]] = []
-        open_at: dict[tuple[int, int], int] = {}
+    def _uses(self) -> list[tuple[int, _Part, int]]:
+        """(first operator, part, last operator) of each stretch in which a block's weights are used, in order."""
+        found: list[tuple[int, _Part, int]] = []
+        open_at: dict[tuple[_Part, int], int] = {}
         for op in np.flatnonzero(self._region != STEP).tolist():
             for buffer in self._graph.inputs(op):
                 if buffer < 0 or self._graph.buffers[buffer].role is not Role.WEIGHTS:
                     continue
-                block = (
-                    next((b for b, weights in self._sizes.items() if buffer in weights), _ROOT)
-                    if len(self._sizes) < 3
-                    else self._home[buffer]
-                )
-                key = (block, FORWARD if block == _ROOT else int(self._region[op]))
+                part = self._home[buffer]
+                if part[1].size == 1:
+                    continue
+                key = (part, FORWARD if part[0] == _ROOT else int(self._region[op]))
                 if key not in open_at:
                     open_at[key] = len(found)
-                    found.append((op, block, op))
+                    found.append((op, part, op))
                 first, _, _ = found[open_at[key]]
-                found[open_at[key]] = (first, block, op)
+                found[open_at[key]] = (first, part, op)
         return found
 
     @property
-    def _home(self) -> dict[int, int]:
+    def _home(self) -> dict[int, _Part]:
         if not hasattr(self, "_home_of"):
-            self._home_of = {buffer: block for block, weights in self._sizes.items() for buffer in weights}
+            self._home_of = {buffer: part for part, weights in self._sizes.items() for buffer in weights}
         return self._home_of
 
     def _current(self, buffer: int, op: int) -> int:
         return self._gathered.get(buffer, buffer) if self._region[op] != STEP else buffer
 
-    def _gather(self, op: int, block: int, last: int) -> None:
+    def _gather(self, op: int, part: _Part, last: int) -> None:
         """Gathers a block's weights into fresh memory, which is free after its last use; not before the block before it has begun."""
-        weights = self._sizes[block]
+        weights, group = self._sizes[part], part[1]
         buffers, tensors = list(weights), list(weights.values())
         made = [
             self._editor.buffer(replace(self._graph.buffers[b], role=Role.WORKSPACE, name=""), last) for b in buffers
         ]
-        parts = tuple(_part(t, self._shares.group.size) for t in tensors)
+        parts = tuple(_part(t, group.size) for t in tensors)
         trigger, layout = self._trigger(op)
-        signature = Signature(
-            "c10d._allgather_base_.default", (*parts, *layout), tuple(tensors), (self._shares.group.axis,)
-        )
-        call = _call(Collective.ALL_GATHER, sum(t.nbytes for t in tensors), self._shares, _GATHER)
+        signature = Signature("c10d._allgather_base_.default", (*parts, *layout), tuple(tensors), (group.axis,))
+        call = _call(Collective.ALL_GATHER, sum(t.nbytes for t in tensors), group, _GATHER)
         self._editor.issue(signature, buffers + trigger + made, op, call)
         self._gathered.update(zip(buffers, made, strict=True))
 
@@ -254,16 +260,16 @@ class _Blocks:
     def _reduce_done(self, op: int) -> None:
         """Reduces the blocks behind the one that runs now."""
         if self._region[op] == BACKWARD:
-            for block in [b for b in self._waiting if b not in (_ROOT, int(self._block[op]))]:
-                self._reduce(op, block)
+            for part in [p for p in self._waiting if p[0] not in (_ROOT, int(self._block[op]))]:
+                self._reduce(op, part)
         elif self._region[op] == BACKWARD or (op + 1 < len(self._region) and self._region[op + 1] == STEP):
-            for block in list(self._waiting):
-                self._reduce(op, block)
+            for part in list(self._waiting):
+                self._reduce(op, part)
 
-    def _reduce(self, op: int, block: int) -> None:
-        gradients = self._waiting.pop(block)
-        if gradients:
-            _reduce_scatter(self._editor, op, list(gradients), list(gradients.values()), self._shares)
+    def _reduce(self, op: int, part: _Part) -> None:
+        gradients = self._waiting.pop(part)
+        if gradients and part[1].size > 1:
+            _reduce_scatter(self._editor, op, list(gradients), list(gradients.values()), part[1])
 
 
 # --- what each rank then works on and keeps
@@ -283,10 +289,25 @@ def _own_step(graph: Graph, shares: Shares) -> Graph:
         if not updates[op] or op in graph.collectives:
             editor.copy(op)
             continue
-        inputs = tuple(_part(t, shares.group.size) if t.numel > 1 else t for t in signature.inputs)
-        outputs = tuple(_part(t, shares.group.size) if t.numel > 1 else t for t in signature.outputs)
+        ranks = _ranks(graph, op, shares.replicas)
+        inputs = tuple(_part(t, ranks[i % len(ranks)]) if t.numel > 1 else t for i, t in enumerate(signature.inputs))
+        outputs = tuple(_part(t, ranks[i % len(ranks)]) if t.numel > 1 else t for i, t in enumerate(signature.outputs))
         editor.copy(op, replace(signature, inputs=inputs, outputs=outputs))
     return editor.finish()
+
+
+def _ranks(graph: Graph, op: int, replicas: Replicas) -> list[int]:
+    """Among how many ranks each place of an optimizer's lists is shared out; an operator on one tensor has lists of one place."""
+    if replicas.experts is None:
+        return [replicas.group.size]
+    inputs, outputs = graph.inputs(op), graph.outputs(op)
+    buffers = [graph.buffers[b] for b in inputs if b >= 0]
+    count = sum(b.role is Role.WEIGHTS for b in buffers) or len(outputs) or 1
+    ranks = [replicas.group.size] * count
+    for place, buffer in enumerate(inputs):
+        if buffer >= 0 and replicas.of(graph.buffers[buffer].name) == replicas.experts:
+            ranks[place % count] = replicas.experts.size
+    return ranks
 
 
 def _updates(graph: Graph, op: int) -> bool:
@@ -302,7 +323,9 @@ def keep_parts(graph: Graph, shares: Shares) -> Graph:
         *((Role.WEIGHTS,) if shares.stage >= 3 else ()),
     )
     buffers = tuple(
-        replace(b, nbytes=-(-b.nbytes // shares.group.size)) if b.role in roles and b.nbytes > _SHARDED_STATE else b
+        replace(b, nbytes=-(-b.nbytes // shares.replicas.of(b.name).size))
+        if b.role in roles and b.nbytes > _SHARDED_STATE
+        else b
         for b in graph.buffers
     )
     return replace(graph, buffers=buffers)

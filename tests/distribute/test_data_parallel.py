@@ -4,7 +4,7 @@ import pytest
 import toys
 
 from neuronprof.compile.lower import compile_graph
-from neuronprof.distribute.data_parallel import data_parallel
+from neuronprof.distribute.data_parallel import Replicas, data_parallel
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall
@@ -15,7 +15,7 @@ from neuronprof.terms import Collective, Phase, Role
 
 
 def replicas(count):
-    return ReplicaGroup("dp", ((count, 1),))
+    return Replicas(ReplicaGroup("dp", ((count, 1),)))
 
 
 MIB = 2**20

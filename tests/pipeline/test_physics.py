@@ -9,7 +9,7 @@ import pytest
 from neuronprof import pipeline
 from neuronprof.compile.lower import compile_graph
 from neuronprof.compile.memory import peak_levels
-from neuronprof.distribute.data_parallel import data_parallel
+from neuronprof.distribute.data_parallel import Replicas, data_parallel
 from neuronprof.graph.flops import segment_work
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ops import work
@@ -96,7 +96,7 @@ def ran(recording, chip="trainium2", ranks=1, step=0):
     chip = load_chip(chip) if isinstance(chip, str) else chip
     segment = [s for s in recording.segments if s.kind == "step"][step]
     graph = data_parallel(
-        recording.graph.slice(segment.start, segment.stop), ReplicaGroup("dp", ((ranks, 1),)), 1 << 20
+        recording.graph.slice(segment.start, segment.stop), Replicas(ReplicaGroup("dp", ((ranks, 1),))), 1 << 20
     )
     program = compile_graph(graph, chip, 2)
     return Ran(graph, program, Cluster(Job(chip, 2, ranks)).run([program]))

@@ -8,8 +8,18 @@ and of the output layer is divided where it can be.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from neuronprof.distribute.sharding.placement import PARTIAL, Dim, NotDivisibleError, Partial, Shard, part, seen, whole
-from neuronprof.distribute.sharding.rules import Placements, passed
+from neuronprof.distribute.sharding.placement import (
+    PARTIAL,
+    Dim,
+    NotDivisibleError,
+    Partial,
+    Placements,
+    Shard,
+    part,
+    seen,
+    whole,
+)
+from neuronprof.distribute.sharding.rules import passed
 from neuronprof.graph.ir import Graph, Signature, Tensor
 from neuronprof.graph.ops import OpKind, work
 from neuronprof.terms import PHASES, Phase, Role

@@ -21,10 +21,12 @@ class Shard:
     """A buffer of which each rank has an even part: `count` elements, `stride` apart in the whole buffer, are divided.
 
     That is the same for every view of the buffer. Heads inside the thirds of a fused projection are such elements too.
+    rough: how many there are depends on data (rows that a router picked), so that a part of them is so many on average.
     """
 
     stride: int
     count: int
+    rough: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,28 @@ class Dim:
     index: int
     count: int
     inner: int = 1
+    rough: bool = False
+
+    def at(self, index: int) -> "Dim":
+        """The same elements in another dimension."""
+        return Dim(index, self.count, self.inner, self.rough)
+
+
+Seen = Dim | Partial | None
+Placements = tuple[Seen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Placements of an operator's inputs as it demands them, and of its outputs. small: all-reduces of one number a row inside it.
+
+    known: whether a rule was found; without one, inputs are demanded whole.
+    """
+
+    inputs: Placements
+    outputs: Placements
+    small: int = 0
+    known: bool = True
 
 
 class NotDivisibleError(NeuronprofError):
@@ -65,17 +89,17 @@ def seen(tensor: Tensor, shard: Shard) -> Dim | None:
         if (
             stride > shard.stride
         ):  # the elements span several dimensions: contiguous parts of them are parts of the outermost
-            found = Dim(index, min(size, shard.stride * shard.count // stride))
+            found = Dim(index, min(size, shard.stride * shard.count // stride), 1, shard.rough)
         else:
             inner = shard.stride // stride
-            found = Dim(index, min(shard.count, max(1, size // inner)), inner)
+            found = Dim(index, min(shard.count, max(1, size // inner)), inner, shard.rough)
     return found
 
 
 def whole(tensor: Tensor, dim: Dim) -> Shard:
     """What dividing a dimension of a tensor means for its buffer."""
     stride = tensor.stride[dim.index] if tensor.stride else 1
-    return Shard(max(1, stride) * dim.inner, dim.count)
+    return Shard(max(1, stride) * dim.inner, dim.count, dim.rough)
 
 
 def local(tensor: Tensor, shard: Shard, ranks: int) -> Tensor:
@@ -97,9 +121,9 @@ def part(tensor: Tensor, dim: Dim, ranks: int) -> Tensor:
         NotDivisibleError: the dimension cannot be divided.
     """
     size = tensor.shape[dim.index]
-    if dim.count % ranks and dim.count > 1:
+    if dim.count % ranks and dim.count > 1 and not dim.rough:
         raise NotDivisibleError(dim.count, ranks)
-    shape = (*tensor.shape[: dim.index], max(1, size // ranks), *tensor.shape[dim.index + 1 :])
+    shape = (*tensor.shape[: dim.index], max(1, round(size / ranks)), *tensor.shape[dim.index + 1 :])
     if tensor.stride is None:
         return replace(tensor, shape=shape)
     divided = tensor.stride[dim.index] * dim.inner

@@ -1,13 +1,9 @@
 """How each kind of operator passes placements on: what it demands of its inputs, and what its outputs are then."""
 
-from dataclasses import dataclass
-
-from neuronprof.distribute.sharding.placement import PARTIAL, Dim, Partial
+from neuronprof.distribute.sharding import routing
+from neuronprof.distribute.sharding.placement import PARTIAL, Dim, Passed, Placements, Seen
 from neuronprof.graph.ir import Signature, Tensor
 from neuronprof.graph.ops import OpKind, work
-
-Seen = Dim | Partial | None
-Placements = tuple[Seen, ...]
 
 # Sums pass through these, because they are linear: numbers through all, tensors only through additions, so that several sums are resolved
 # together, as early as that, and in the type in which they were made.
@@ -18,32 +14,26 @@ _POSITIONS = 2  # dimension of attention's operands
 _POINTWISE = (OpKind.ELEMENTWISE, OpKind.COPY, OpKind.FILL, OpKind.RANDOM)
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """Placements of an operator's inputs as it demands them, and of its outputs. small: all-reduces of one number a row inside it.
-
-    known: whether a rule was found; without one, inputs are demanded whole.
-    """
-
-    inputs: Placements
-    outputs: Placements
-    small: int = 0
-    known: bool = True
-
-
 def passed(signature: Signature, given: Placements, prefers: Dim | None = None) -> Passed:
     """What happens to the placements of an operator's inputs. prefers: where a sum that has to be resolved is put (None: everywhere)."""
     name = ".".join(signature.name.split(".")[:2])
     if not any(given):
         return Passed(given, (None,) * len(signature.outputs))
-    if "_foreach_" in name or "_fused_" in name:
-        return _listed(signature, given, name)
     if _stays_sum(name, signature, given):
         return Passed(given, (PARTIAL,) * len(signature.outputs))
+    return _by_kind(signature, given, name, prefers)
+
+
+def _by_kind(signature: Signature, given: Placements, name: str, prefers: Dim | None) -> Passed:
+    if "_foreach_" in name or "_fused_" in name:
+        return _listed(signature, given, name)
     kind = work(signature).kind
     if kind is OpKind.GEMM and "convolution" not in name:
         return _matmul(signature, given)
     resolved = tuple(_resolved(g, t, prefers) for g, t in zip(given, signature.inputs, strict=True))
+    by_rows = next((rule for part, rule in _BY_ROWS.items() if part in name), None)
+    if by_rows and (result := by_rows(signature, resolved)):
+        return result
     rule = next((rule for part, rule in _BY_NAME.items() if part in name), None)
     if rule is None and kind is OpKind.REDUCTION:
         rule = _reduced
@@ -85,7 +75,7 @@ def _pointwise(signature: Signature, given: Placements) -> Passed:
     chosen: Dim | None = None
     for tensor, dim in zip(signature.inputs, given, strict=True):
         if isinstance(dim, Dim) and tensor.shape[dim.index] > 1:
-            chosen = Dim(dim.index + len(result.shape) - len(tensor.shape), dim.count, dim.inner)
+            chosen = dim.at(dim.index + len(result.shape) - len(tensor.shape))
             break
     if chosen is None:
         return Passed(given, (None,) * len(signature.outputs))
@@ -93,7 +83,7 @@ def _pointwise(signature: Signature, given: Placements) -> Passed:
     def aligned(tensor: Tensor) -> Seen:
         index = chosen.index - len(result.shape) + len(tensor.shape)
         fits = index >= 0 and tensor.shape[index] == result.shape[chosen.index]
-        return Dim(index, chosen.count, chosen.inner) if fits else None
+        return chosen.at(index) if fits else None
 
     return Passed(tuple(aligned(t) for t in signature.inputs), tuple(aligned(t) for t in signature.outputs))
 
@@ -123,6 +113,8 @@ def _by_index(signature: Signature, given: Placements) -> Passed:
 def _matmul(signature: Signature, given: Placements) -> Passed:
     """(.., m, k) x (.., k, n), with what is added first where the name says so."""
     name = signature.name.split(".")[1]
+    if name == "_grouped_mm":
+        return routing.grouped_product(signature, given)
     added = 1 if name in ("addmm", "baddbmm", "addmv") else 0
     left, right = signature.inputs[added], signature.inputs[added + 1]
     a, b = given[added], given[added + 1]
@@ -142,7 +134,7 @@ def _matmul(signature: Signature, given: Placements) -> Passed:
             and first.shape[-1] > 1
             and out.index == len(signature.outputs[0].shape) - 1
         )
-        bias = (Dim(len(first.shape) - 1, out.count, out.inner) if fits and isinstance(out, Dim) else None,)
+        bias = (out.at(len(first.shape) - 1) if fits and isinstance(out, Dim) else None,)
     return Passed((*bias, a, b, *given[added + 2 :]), (out,))
 
 
@@ -166,7 +158,7 @@ def _agreed(
         dim = a if left == "k" else b
         assert isinstance(dim, Dim)
         columns, rows = len(tensors[0].shape) - 1, len(tensors[1].shape) - 2
-        return "k", "k", Dim(columns, dim.count, dim.inner), Dim(rows, dim.count, dim.inner)
+        return "k", "k", dim.at(columns), dim.at(rows)
     if "batch" in (left, right):
         dim = a if left == "batch" else b
         return "batch", "batch", dim, dim
@@ -180,8 +172,8 @@ def _product(left: str, right: str, a: Seen, b: Seen, result: Tensor) -> Seen:
     if left == "batch":
         return a
     if left == "m" and isinstance(a, Dim):
-        return Dim(last - 1, a.count, a.inner)
-    return Dim(last, b.count, b.inner) if right == "n" and isinstance(b, Dim) else None
+        return a.at(last - 1)
+    return b.at(last) if right == "n" and isinstance(b, Dim) else None
 
 
 def _attention(signature: Signature, given: Placements) -> Passed:
@@ -221,7 +213,7 @@ def _embedding(signature: Signature, given: Placements) -> Passed:
             assert isinstance(dim, Dim)
             last = len(signature.inputs[0].shape) - 1
             if dim.index == last and not isinstance(indices, Dim):
-                return Passed(given, (Dim(1, dim.count, dim.inner),))
+                return Passed(given, (dim.at(1),))
             return Passed((dim, dim, *given[2:]), (PARTIAL,))
         return Passed(given, (None,), known=vocabulary > 0)
     table, indices = given[0], given[1]
@@ -229,7 +221,7 @@ def _embedding(signature: Signature, given: Placements) -> Passed:
         return Passed((table, None, *given[2:]), (PARTIAL,))
     if isinstance(indices, Dim):
         return Passed((None, indices, *given[2:]), (indices, *((None,) * (len(signature.outputs) - 1))))
-    width = Dim(len(signature.outputs[0].shape) - 1, table.count, table.inner) if isinstance(table, Dim) else None
+    width = table.at(len(signature.outputs[0].shape) - 1) if isinstance(table, Dim) else None
     return Passed(given, (width, *((None,) * (len(signature.outputs) - 1))))
 
 
@@ -302,7 +294,7 @@ def _kept(shape: tuple[int, ...], result: tuple[int, ...], dim: Dim, attributes:
     }
     if not result or dim.index in reduced:
         return PARTIAL
-    return Dim(dim.index - sum(r < dim.index for r in reduced), dim.count, dim.inner)
+    return dim.at(dim.index - sum(r < dim.index for r in reduced))
 
 
 def _listed(signature: Signature, given: Placements, name: str) -> Passed:
@@ -318,6 +310,17 @@ def _listed(signature: Signature, given: Placements, name: str) -> Passed:
         outputs.append(next(alike, inputs[i] if i < len(inputs) else None))
     return Passed(inputs, tuple(outputs))
 
+
+# Rules of operators that take rows by index, if it is the rows that are divided.
+_BY_ROWS = {
+    "nonzero": routing.found,
+    "histc": routing.counted,
+    "bincount": routing.counted,
+    "aten.new_": routing.created,
+    "index_put": routing.put,
+    "index_add": routing.put,
+    "aten.index": routing.picked,
+}
 
 # Rules of operators whose name says more than their kind.
 _BY_NAME = {

@@ -3,8 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from neuronprof.distribute.sharding.placement import PARTIAL, Dim, Partial, Shard, alike, part, seen, whole
-from neuronprof.distribute.sharding.rules import Passed, Placements, passed
+from neuronprof.distribute.sharding.placement import (
+    PARTIAL,
+    Dim,
+    Partial,
+    Passed,
+    Placements,
+    Shard,
+    alike,
+    part,
+    seen,
+    whole,
+)
+from neuronprof.distribute.sharding.rules import passed
 from neuronprof.graph.edit import GraphEditor
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall, Graph, Signature, Tensor

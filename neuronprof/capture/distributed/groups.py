@@ -12,6 +12,8 @@ from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.terms import Collective
 
+_EVERYBODY = "world"
+"""The axis of a group of all ranks where there are others, which are the mesh."""
 _KNOWN_AS = {"tensor": "tp", "data": "dp", "pipeline": "pp", "context": "cp", "expert": "ep", "sequence": "cp"}
 
 
@@ -78,7 +80,7 @@ class Book:
             return {}
         found = dict(self.sizes)
         for call in calls:
-            if call.axis not in found and call.ranks > 1 and len(call.group.extents) == 1:
+            if call.axis not in found and call.axis != _EVERYBODY and call.ranks > 1 and len(call.group.extents) == 1:
                 found[call.axis] = call.ranks
         return found or {"dp": self.world}
 
@@ -90,7 +92,8 @@ class Book:
         found: dict[str, ReplicaGroup] = {}
         for name, group_calls in used.items():
             extents = self._extents(self.ranks[name], note)
-            axis = self.names.get(name) or _guessed(group_calls, extents, self.world)
+            whole = extents == ((self.world, 1),)
+            axis = self.names.get(name) or _guessed(group_calls, extents, whole, alone=len(used) == 1)
             number, base = 2, axis
             while taken.setdefault(axis, extents) != extents:
                 axis, number = f"{base}{number}", number + 1
@@ -115,13 +118,15 @@ def _axis_of(description: str) -> str:
     return next((axis for word, axis in _KNOWN_AS.items() if word in words), "") if "parallel" in words else ""
 
 
-def _guessed(calls: list[Call], extents: tuple[tuple[int, int], ...], world: int) -> str:
-    """The axis of a group without a name, by what it is used for."""
+def _guessed(calls: list[Call], extents: tuple[tuple[int, int], ...], whole: bool, alone: bool) -> str:
+    """The axis of a group without a name, by what it is used for. whole: it is all ranks; alone: there is no other group."""
     kinds = {call.kind for call in calls}
     if Collective.SEND in kinds or Collective.RECV in kinds:
         return "pp"
-    if any(call.stream for call in calls) or extents == ((world, 1),):
+    if any(call.stream for call in calls) or (whole and alone):
         return "dp"
+    if whole:
+        return _EVERYBODY
     if Collective.ALL_TO_ALL in kinds:
         return "ep"
     if Collective.PERMUTE in kinds:

@@ -4,8 +4,8 @@
 
 Each link has a handful of parameters for all collectives, sizes and numbers of ranks; `LINKS` says which, and to which rows. The loss is
 the mean of |log(predicted / measured)|, which a few odd measurements do not sway, made smaller one parameter at a time by ever smaller
-factors, from rough values on, so that the same values come out each time. collectives.py prints the error of each collective, and of each
-size with --rows.
+factors, from rough values on, so that the same values come out each time. Below them stands predicted / measured of each collective and
+size.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,10 @@ LINKS = (
 )
 
 
+def chosen(chip: str, ranks: tuple[int, ...]) -> list[Row]:
+    return [row for row in measured() if row.chip == chip and row.ranks in ranks and row.collective != "alltoallv"]
+
+
 def changed(chip: Chip, link: str, values: dict[str, float]) -> Chip:
     return replace(chip, **{link: replace(getattr(chip, link), **values)})
 
@@ -60,13 +64,27 @@ def fitted(begin: dict[str, float], error: Callable[[dict[str, float]], float]) 
     return best
 
 
+def table(chip: Chip, rows: list[Row]) -> str:
+    """Predicted / measured: a line a size, a column a collective."""
+    cases = list(dict.fromkeys(row.case.removeprefix(row.chip).strip() for row in rows))
+    ratios = {
+        (row.nbytes, row.case.removeprefix(row.chip).strip()): row.predicted(chip).picoseconds / 1e12 / row.seconds
+        for row in rows
+    }
+    lines = ["      bytes  " + "  ".join(cases)]
+    for size in sorted({row.nbytes for row in rows}):
+        cells = [f"{ratios[size, c]:.2f}" if (size, c) in ratios else "" for c in cases]
+        lines.append(f"{size:>11}  " + "  ".join(cell.rjust(len(c)) for cell, c in zip(cells, cases, strict=True)))
+    return "\n".join(lines)
+
+
 def main() -> None:
     chips: dict[str, Chip] = {}
     for name, link, begin, ranks in LINKS:
         chip = load_chip(name)
         if link == "efa":  # with NVLink as fitted before
             chip = changed(chip, "neuronlink", {f: getattr(chips["a100-80gb"].neuronlink, f) for f in _NVLINK})
-        rows = [row for row in measured() if row.chip == name and row.ranks in ranks and row.collective != "alltoallv"]
+        rows = chosen(name, ranks)
         values = fitted(begin, lambda tried, c=chip, k=link, r=rows: loss(changed(c, k, tried), r))
         shown = {field: float(f"{value:.3g}") for field, value in values.items()}
         chips[name] = changed(chip, link, shown)
@@ -74,6 +92,7 @@ def main() -> None:
         print(f"{name} [{link}], {len(rows)} rows, mean error {error:.1%}")
         for field, value in shown.items():
             print(f"    {field:<22} {value:g}")
+        print(table(chips[name], rows) + "\n")
 
 
 if __name__ == "__main__":

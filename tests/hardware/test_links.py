@@ -8,6 +8,10 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from collectives import compared, error, measured
+from fit_collectives import LINKS, changed, chosen, loss
+
+from neuronprof.hardware.load import load_chip
+from neuronprof.terms import Provenance
 
 
 @pytest.mark.parametrize(
@@ -29,3 +33,14 @@ def test_half_a_gigabyte_takes_as_long_as_measured(chip, collective, ranks):
     ]
     ((ratio,),) = compared(chosen, every_row=False).values()
     assert ratio == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(("name", "link", "parameters", "ranks"), LINKS)
+def test_the_files_hold_what_the_fit_finds(name, link, parameters, ranks):
+    chip, rows = load_chip(name), chosen(name, ranks)
+    least = loss(chip, rows)
+    for field in parameters:
+        quantity = chip.quantities[f"{link}.{field}"]
+        assert quantity.provenance is Provenance.CALIBRATED
+        for factor in (0.95, 1.05):
+            assert loss(changed(chip, link, {field: quantity.value * factor}), rows) > least, field

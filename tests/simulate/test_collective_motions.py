@@ -149,6 +149,10 @@ def test_steps_over_a_switch(kind, algorithm, hops):
     assert motion(kind, algorithm, 8).hops == hops
 
 
+def test_a_kangaring_of_two_takes_a_step():
+    assert motion(Collective.ALL_GATHER, Algorithm.KANGARING, 2).hops == 1
+
+
 def test_hops_in_a_torus_are_the_shorter_way_round():
     # Chips are x + 4 y + 16 z. From 0: 3 is one back in x; 10 is (2, 2); 63 is one back in each.
     assert Distances((4, 4, 4)).hops(np.array([0, 0, 0, 0]), np.array([0, 3, 10, 63])).tolist() == [0, 1, 4, 3]

@@ -89,11 +89,11 @@ class Ranks:
         return found
 
     def _ring(self, kind: Collective, nbytes: int, algorithm: Algorithm, steps: float) -> Motion:
-        """Each rank sends (n - 1) / n of S a pass to the next one; n - 1 steps, of which KangaRing needs the share `steps`."""
+        """Each rank sends (n - 1) / n of S a pass to the next one in n - 1 steps; KangaRing needs the share `steps` of them."""
         n, passes, route = len(self), _passes(kind), self._onward
         moved = passes * nbytes * (n - 1) / n
         local = moved if route.crossing < 1 else 0
-        hops = passes * (n - 1) * steps * max(route.longest, 1)
+        hops = passes * max(1.0, (n - 1) * steps) * max(route.longest, 1)
         return Motion(algorithm, hops, moved * route.crossing, moved * route.hops, local)
 
     def _mesh(self, kind: Collective, nbytes: int) -> Motion:

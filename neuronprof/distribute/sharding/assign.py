@@ -127,6 +127,9 @@ class _Assigner:
             except NotDivisibleError as error:
                 refused = refused or error.size
                 continue
+            if found == "loss" and columns.count % self._ranks:
+                self._done.whole_vocabularies += 1  # classes may stay whole
+                return
             if found:
                 last = len(tensor.shape) - 1
                 self._done.place[root] = whole(tensor, Dim(last, columns.count, columns.inner))
@@ -146,17 +149,22 @@ class _Assigner:
         last, size = len(result.shape) - 1, result.shape[-1]
         yield Dim(last, size)
         seen_before = {size}
-        buffer = self._graph.outputs(self._forward[position])[0]
+        for tensor in self._later_views(position):
+            for extent, stride in zip(tensor.shape, tensor.stride or (), strict=False):
+                inside = stride * extent <= size and size % max(1, stride * extent) == 0
+                if extent > 1 and inside and extent not in seen_before and extent % self._ranks == 0:
+                    seen_before.add(extent)
+                    yield Dim(last, extent, stride)
+
+    def _later_views(self, position: int) -> Iterator[Tensor]:
+        """The shapes that what a product makes takes, also behind a bias."""
+        family = set(self._graph.outputs(self._forward[position]))
         for op in self._forward[position + 1 : position + 16]:
-            signature = self._signature(op)
-            if not signature.view or buffer not in self._graph.outputs(op):
-                continue
-            for tensor in signature.outputs:
-                for extent, stride in zip(tensor.shape, tensor.stride or (), strict=False):
-                    inside = stride * extent <= size and size % max(1, stride * extent) == 0
-                    if extent > 1 and inside and extent not in seen_before and extent % self._ranks == 0:
-                        seen_before.add(extent)
-                        yield Dim(last, extent, stride)
+            signature, inputs, outputs = self._signature(op), self._graph.inputs(op), self._graph.outputs(op)
+            if signature.view and not family.isdisjoint(outputs):
+                yield from signature.outputs
+            elif not family.isdisjoint(inputs) and self._kinds[id(signature)] is OpKind.ELEMENTWISE:
+                family.update(outputs)
 
     def _follow_names(self) -> None:
         """Gradients from before the step and optimizer state are divided as their weight, whose name they have."""
@@ -169,9 +177,9 @@ class _Assigner:
             if weight >= 0 and buffer.nbytes * _WIDEST >= graph.buffers[weight].nbytes:
                 place.setdefault(index, place[weight])
 
-    def free(self, buffer: int) -> bool:
-        """Whether a tensor that is not divided could be: it comes from a product of the same kind, or is a weight."""
-        return buffer in self._free or self._is_weight(buffer)
+    def is_free(self, buffer: int) -> bool:
+        """Whether a tensor that is not divided could be: it comes from a product of the same kind."""
+        return buffer in self._free
 
 
 class _Probe:
@@ -196,8 +204,7 @@ class _Probe:
                 self._beside(signature, inputs, op)
                 continue
             if signature.view:
-                self._checked(signature, op)
-                if not any(self._seen(b, t) for b, t in zip(self._graph.outputs(op), signature.outputs, strict=True)):
+                if not self._through(signature, op):
                     return ""
                 continue
             found = self._operator(signature, inputs, op)
@@ -209,16 +216,21 @@ class _Probe:
         shard = self._place.get(buffer)
         return seen(tensor, shard) if isinstance(shard, Shard) else None
 
-    def _checked(self, signature: Signature, op: int) -> None:
+    def _through(self, signature: Signature, op: int) -> bool:
+        """Whether a view sees all of what is divided: a third of a fused projection, if that is cut evenly, is on some ranks alone."""
         for buffer, tensor in zip(self._graph.outputs(op), signature.outputs, strict=True):
-            dim = self._seen(buffer, tensor)
-            if dim is not None:
-                part(tensor, dim, self._ranks)
+            shard, dim = self._place.get(buffer), self._seen(buffer, tensor)
+            if dim is None or not isinstance(shard, Shard):
+                return False
+            part(tensor, dim, self._ranks)
+            if whole(tensor, dim).stride * dim.count < shard.stride * shard.count:
+                return False
+        return True
 
     def _beside(self, signature: Signature, inputs: list[int], op: int) -> None:
         """A product or element-wise work on other columns, which would be divided in the same way."""
         is_product = self._assigner._weight(signature, inputs) is not None
-        if is_product or (inputs and inputs[0] in self._also):
+        if is_product or any(b in self._also or self._assigner.is_free(b) for b in inputs):
             self._also.update(self._graph.outputs(op))
 
     def _operator(self, signature: Signature, inputs: list[int], op: int) -> str | None:
@@ -247,9 +259,12 @@ class _Probe:
         for buffer, had, wants in zip(inputs, given, wanted, strict=True):
             if had is not None and wants is None:
                 return False
-            if had is None and wants is not None and not (buffer in self._also or self._assigner.free(buffer)):
+            if had is None and wants is not None and not self._could_be(buffer):
                 return False
         return True
+
+    def _could_be(self, buffer: int) -> bool:
+        return buffer in self._also or self._assigner.is_free(buffer) or self._assigner._is_weight(buffer)
 
     def _take(self, signature: Signature, inputs: list[int], wanted: Placements) -> None:
         """Divides the weights that an operator needs in parts."""

@@ -39,6 +39,15 @@ def created(signature: Signature, given: Placements) -> Passed:
     return Passed(given, tuple(given[0] if t.shape == like else None for t in signature.outputs))
 
 
+def unselected(signature: Signature, given: Placements) -> Passed:
+    """The gradient of one index of a dimension, set into zeros: attributes end with that dimension and the index."""
+    dim = given[0]
+    if not isinstance(dim, Dim):
+        return Passed(given, (None,))
+    selected = signature.attributes[-2] % len(signature.outputs[0].shape)
+    return Passed(given, (dim.at(dim.index + (dim.index >= selected)),))
+
+
 def picked(signature: Signature, given: Placements) -> Passed | None:
     """Rows of a table by divided indices; None: the indices are whole."""
     dim = next((g for g in given[1:] if isinstance(g, Dim)), None)

@@ -320,6 +320,7 @@ _BY_ROWS = {
     "index_put": routing.put,
     "index_add": routing.put,
     "aten.index": routing.picked,
+    "select_backward": routing.unselected,
 }
 
 # Rules of operators whose name says more than their kind.

@@ -59,7 +59,7 @@ class Sharder:
             raise NeuronprofError(
                 f"--tp {ranks} cannot divide the {size} heads or columns of {module}; choose a divisor of {size}."
             )
-        if not found.columns:
+        if not found.rows:
             raise NeuronprofError(
                 f"--tp {ranks} finds nothing to divide: no two products of the model follow each other as column and row; "
                 "use --dp or --zero for this model."
@@ -73,9 +73,13 @@ def _shard_tensors(divided: Divided, found: Assignment, mesh: Mesh, sequence_par
     spread = Spread(graph, ranks, mesh.group("tp"), found.place)
     if sequence_parallel:
         length = sequence_length(graph)
-        if not length or length % ranks:
+        if not length:
             raise NeuronprofError(
-                f"--sequence-parallel cannot divide the sequence of {length or 1} positions among {ranks} ranks; choose another --tp."
+                "--sequence-parallel finds no sequence of positions in the model's input; leave it out."
+            )
+        if length % ranks:
+            raise NeuronprofError(
+                f"--sequence-parallel cannot divide the sequence of {length} positions among {ranks} ranks; choose another --tp."
             )
         spread.scatter = lambda tensor: _positions(tensor, length)
     try:
@@ -83,7 +87,7 @@ def _shard_tensors(divided: Divided, found: Assignment, mesh: Mesh, sequence_par
     except NotDivisibleError as error:
         raise NeuronprofError(f"--tp {ranks} cannot divide the model: {error}.") from error
     if found.whole_vocabularies:
-        spread.notes["vocabulary that --tp does not divide, kept whole"] = found.whole_vocabularies
+        spread.notes["vocabulary or classes that --tp does not divide, kept whole"] = found.whole_vocabularies
     return local, notes | spread.notes
 
 

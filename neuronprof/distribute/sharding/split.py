@@ -9,6 +9,9 @@ from neuronprof.graph.groups import Mesh
 from neuronprof.graph.ir import Graph, Tensor
 from neuronprof.terms import Role
 
+_TABLE = 2  # dimensions of a batch of sequences
+_INTEGERS = ("int", "uint")
+
 
 def split_batch(graph: Graph, parts: int) -> Graph:
     """The same step with 1/parts of the batch; weights, their gradients and the optimizer stay as they are.
@@ -40,11 +43,16 @@ def shard_context(graph: Graph, mesh: Mesh) -> tuple[Graph, dict[str, int]]:
     if ranks == 1:
         return graph, {}
     length = sequence_length(graph)
-    if not length or length % ranks:
+    if not length:
+        raise NeuronprofError(f"--cp {ranks} finds no sequence of positions in the model's input; use another axis.")
+    if length % ranks:
+        raise NeuronprofError(f"--cp {ranks} cannot divide the sequence of {length} positions; choose a divisor of it.")
+    seeds = _seeds(graph, 1, length)
+    if not seeds:
         raise NeuronprofError(
-            f"--cp {ranks} cannot divide the sequence of {length or 1} positions; choose a divisor of it."
+            f"--cp {ranks} finds no input data with a sequence of {length} positions; use another axis."
         )
-    spread = Spread(graph, ranks, mesh.group("cp"), _seeds(graph, 1, length), leaves_sums=True)
+    spread = Spread(graph, ranks, mesh.group("cp"), seeds, leaves_sums=True)
     try:
         return spread.run(), spread.notes
     except NotDivisibleError as error:
@@ -66,14 +74,14 @@ def _inputs(graph: Graph) -> dict[int, Tensor]:
     return found
 
 
-def _common_size(graph: Graph, index: int) -> int:
-    sizes = Counter(t.shape[index] for t in _inputs(graph).values() if len(t.shape) > index)
+def _common_size(inputs: dict[int, Tensor], index: int) -> int:
+    sizes = Counter(t.shape[index] for t in inputs.values() if len(t.shape) > index)
     return sizes.most_common(1)[0][0] if sizes else 0
 
 
 def batch_size(graph: Graph) -> int:
     """Samples that a step takes: the first extent that most of its input data has; 0 if it has none."""
-    return _common_size(graph, 0)
+    return _common_size(_inputs(graph), 0)
 
 
 def tokens(graph: Graph) -> int | None:
@@ -85,12 +93,18 @@ def tokens(graph: Graph) -> int | None:
 
 
 def sequence_length(graph: Graph) -> int:
-    """Positions that the model sees: of what its first embedding looks up, else of its input."""
+    """Positions that the model sees: of what its first embedding looks up, else of its first norm, else of its tokens; 0: none."""
     for op in range(len(graph)):
         signature = graph.signatures[graph.signature[op]]
-        if "embedding" in signature.name and len(signature.inputs) > 1 and len(signature.inputs[1].shape) == 2:
-            return signature.inputs[1].shape[1]
-    return _common_size(graph, 1)
+        if "aten.embedding." in signature.name and len(signature.inputs[1].shape) == _TABLE:
+            indices = signature.inputs[1]
+            # Positions are neighbours in memory, also where the batch comes second.
+            transposed = bool(indices.stride) and indices.stride[0] < indices.stride[1]
+            return indices.shape[0] if transposed else indices.shape[1]
+        if "_norm" in signature.name and signature.inputs and len(signature.inputs[0].shape) == _TABLE + 1:
+            return signature.inputs[0].shape[1]
+    sequences = {b: t for b, t in _inputs(graph).items() if t.dtype.startswith(_INTEGERS) and len(t.shape) == _TABLE}
+    return _common_size(sequences, 1)
 
 
 def _seeds(graph: Graph, index: int, size: int) -> dict[int, Shard | Partial]:

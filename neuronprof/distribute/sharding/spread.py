@@ -82,11 +82,12 @@ class _Writer:
         if signature.view:
             return
         inputs, outputs = graph.inputs(op), graph.outputs(op)
-        if op in graph.collectives or place.keys().isdisjoint(inputs + outputs):
+        of_vocabulary = self._of_vocabulary(signature, outputs)
+        if op in graph.collectives or (of_vocabulary is None and place.keys().isdisjoint(inputs + outputs)):
             self._editor.copy(op, operands=[self._current(b) for b in inputs + outputs])
             return
         decision = self._decide(index, signature, inputs)
-        given, rule = decision.given, self._of_vocabulary(signature, outputs) or decision.rule
+        given, rule = decision.given, of_vocabulary or decision.rule
         if not rule.known and any(given):
             self._note(f"{signature.name} has no rule for divided tensors")
         operands = [

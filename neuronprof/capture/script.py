@@ -49,6 +49,8 @@ def record_rank(job: "Job", options: CaptureOptions, hub: "Connection | None" = 
     try:
         with _simulated_machine(engine, options), sigterm_raises():
             mainmodule.run(program, list(job.argv), ending.of)
+        if options.world_size is not None and options.world_size > engine.collectives.book.world:
+            engine.note(f"a world of {options.world_size} ranks that the script did not join, recorded as one rank")
         recording = _finished(engine, program.name, list(job.argv), options, ending)
         if hub is None and peers.started:
             recording = _with_peers(recording, engine, peers, ending)

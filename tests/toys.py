@@ -41,7 +41,7 @@ def gpu(**fields) -> spec.Chip:
     """The same chip as one that runs kernels: 8 SMs, tiles of 128 x 64, nothing lost but 1 us between kernels."""
     kernels = spec.Kernels(
         gap=1e-6, issue=5e-6, tile=128, prologue=0, operands=0, gemm=1, gemm_fp8=1, attention=0.5, attention_backward=0.25,
-        streaming=1, rows=0.5, irregular=0.25,
+        streaming=1, rows=0.5, irregular=0.25, exposed=1,
     )  # fmt: skip
     return chip(kernels=replace(kernels, **fields))
 

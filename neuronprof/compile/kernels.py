@@ -1,14 +1,17 @@
 """Lowering to kernels: each group is one, which loads, computes and stores at the same time, and follows the one before it on a stream."""
 
+from dataclasses import replace
+
 from neuronprof.compile import tile
 from neuronprof.compile.fuse import Group
 from neuronprof.compile.lowering import Lowering
 from neuronprof.compile.plan import GroupPlan, Move
-from neuronprof.graph.ir import DTYPE_BYTES, Graph
+from neuronprof.graph.ir import DTYPE_BYTES, CollectiveCall, Graph
 from neuronprof.graph.ops import Gemm, OpKind, Work
 from neuronprof.graph.passes import is_causal
 from neuronprof.hardware.spec import Chip
 from neuronprof.program import Access, Opcode, Queue
+from neuronprof.terms import Collective
 
 _ACCESS = {
     OpKind.REDUCTION: Access.ROWS,
@@ -27,13 +30,45 @@ class Kernels(Lowering):
     def __init__(self, graph: Graph, works: list[Work], chip: Chip) -> None:
         super().__init__(graph, works)
         self._cache = chip.memory.sbuf
+        self._exposed = chip.kernels.exposed if chip.kernels else 1.0
         self._before: list[int] = []  # instructions of the kernel before
+        self._product: list[int] | None = None  # what that kernel awaited, if it was a product
+        self._behind: dict[int, int] = {}  # part of a collective that products wait for: the part that runs beside them
+        self._due: list[int] = []  # such parts that the next kernel waits for
+
+    def _collective(self, group: Group) -> None:
+        """A collective; of one that operators wait for, a part runs beside the product that makes its operand or takes its result."""
+        op = group.ops[0]
+        call = self.graph.collectives[op]
+        hidden = round(call.nbytes * (1 - self._exposed))
+        if call.stream or call.ranks == 1 or not hidden or call.kind in (Collective.SEND, Collective.RECV):
+            super()._collective(group)
+            return
+        ready = [i for b in group.reads for i in self._stored.get(b, ())]
+        after_product = self._product is not None and set(ready) == set(self._before)
+        parts = ((hidden, self._product or []), (call.nbytes - hidden, ready))
+        issued = [self._part(op, call, *part) for part in (parts if after_product else ((parts[1]), (hidden, ready)))]
+        if not after_product:
+            self._behind[issued[0]] = issued[1]
+        for buffer in group.writes:
+            self._made[buffer] = issued[-1]
+            self._stored[buffer] = issued if after_product else issued[:1]
+
+    def _part(self, op: int, call: CollectiveCall, nbytes: int, ready: list[int]) -> int:
+        operands = (nbytes, call.ranks, 0, 0)
+        index = self.builder.add(Opcode.COLLECTIVE, Queue.CC, op, operands, dtype=self._dtype(op), data=ready)
+        self.builder.collectives[index] = replace(call, nbytes=nbytes)
+        return index
 
     def _compute(self, group: Group, entry: GroupPlan) -> None:
         """One kernel. It waits for the one before it, whatever it needs, and beyond that for collectives and copies."""
         ready = [i for b in group.reads for i in self._stored.get(b, ()) if self.builder.queue[i] not in _STREAM]
-        awaited = [*self._before, *ready]
-        kernel = [self._add(*product, awaited) for product in self._products(group)]
+        beside = [self._behind[i] for i in ready if i in self._behind]
+        products = self._products(group)
+        awaited = [*self._before, *self._due, *ready, *(() if products else beside)]
+        self._due = beside if products else []
+        self._product = awaited if products else None
+        kernel = [self._add(*product, awaited) for product in products]
         if group.kind is not OpKind.ATTENTION:  # what fused attention does besides its products is in their efficiency
             kernel += [
                 self._add(opcode, queue, op, (elements, 1, 0, 0), awaited)

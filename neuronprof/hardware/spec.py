@@ -153,7 +153,8 @@ class Kernels:
     computed in tiles of the result, the largest tile x tile / 2, one a SM at a time; prologue: K that a tile costs besides its own, to fill
     and drain its pipeline; operands: result elements that cost as much as one row or column of operands of a tile. gemm, gemm_fp8: share
     of the peak that large products reach; attention, attention_backward: that fused attention reaches. streaming, rows, irregular: share
-    of hbm_bandwidth that element-wise kernels, kernels along rows (norms, softmax, sums), and gathers, scatters and sorts reach.
+    of hbm_bandwidth that element-wise kernels, kernels along rows (norms, softmax, sums), and gathers, scatters and sorts reach. exposed:
+    share of a collective between products that is not hidden behind them.
     """
 
     gap: float = unit("s")
@@ -168,6 +169,7 @@ class Kernels:
     streaming: float = unit("fraction")
     rows: float = unit("fraction")
     irregular: float = unit("fraction")
+    exposed: float = unit("fraction")
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,8 @@ def _rebound(program: "Program", chunks: "tuple[Graph, ...]") -> "Program":
     for graph in chunks:
         calls |= {base + op: call for op, call in graph.collectives.items()}
         base += len(graph)
-    return replace(program, collectives={i: calls[int(program.op[i])] for i in program.collectives})
+    bound = {i: replace(call, peer=calls[int(program.op[i])].peer) for i, call in program.collectives.items()}
+    return replace(program, collectives=bound)
 
 
 def _described(stage: "StagePlan", operators: "Operators") -> int:

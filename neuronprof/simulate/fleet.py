@@ -189,12 +189,15 @@ def _meetings(programs: Sequence[Program], base: np.ndarray, job: Job, n: int) -
     number: dict[object, int] = {}
     for stage, (program, first) in enumerate(zip(programs, base.tolist(), strict=False)):
         seen: dict[ReplicaGroup, int] = defaultdict(int)
+        met: dict[ReplicaGroup, tuple[int, ...]] = {}  # stages that a group joins
         for i, call in sorted(program.collectives.items()):
             if call.kind in (Collective.SEND, Collective.RECV):
                 continue
-            members = call.group.members(int(job.ranks(stage)[0]))
-            met = sorted(set((members // stride % count).tolist())) if count > 1 else [stage]
-            key = (call.group, seen[call.group], tuple(met)) if len(met) > 1 else (stage, i)
+            if call.group not in met:
+                members = call.group.members(int(job.ranks(stage)[0]))
+                met[call.group] = tuple(sorted(set((members // stride % count).tolist()))) if count > 1 else (stage,)
+            together = met[call.group]
+            key = (call.group, seen[call.group], together) if len(together) > 1 else (stage, i)
             seen[call.group] += 1
             meeting[first + i] = number.setdefault(key, len(number))
     return meeting

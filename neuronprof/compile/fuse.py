@@ -67,7 +67,7 @@ def fuse(graph: Graph, works: list[Work], *, into_products: bool = True) -> list
 
     works: cost of each of graph.signatures. Views and operators that move nothing belong to no group. An operator joins the group that
     made one of its inputs when both walk the same rows, no later group touches what it needs, and the group stays small enough.
-    into_products: chains may follow a matrix product in its group.
+    into_products: chains may follow a matrix product in its group; without it, only adding the result to a sum may.
     """
     anchors = _ANCHORS if into_products else _CHAINS
     groups: list[Group] = []
@@ -164,7 +164,13 @@ def _joined(
     group = groups[latest]
     moved = sum(map(sum, (group.reads.values(), group.writes.values(), found.reads.values(), found.writes.values())))
     fits = moved <= _MOST_BYTES_AN_ELEMENT * max(group.elements, 1) and len(group.ops) < _MOST_OPS
-    return group if fits and group.kind in anchors and _compatible(group, found) else None
+    may = group.kind in anchors or _accumulates(group, found)
+    return group if fits and may and _compatible(group, found) else None
+
+
+def _accumulates(group: Group, found: _Candidate) -> bool:
+    """Whether an operator adds a product's result to a sum, which the product can do itself."""
+    return found.signature.name.startswith("aten.add_.Tensor") and group.kind is OpKind.GEMM and len(group.ops) == 1
 
 
 def _compatible(group: Group, found: _Candidate) -> bool:

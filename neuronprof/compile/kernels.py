@@ -90,6 +90,12 @@ class Kernels(Lowering):
     ) -> int:
         return self.builder.add(opcode, queue, op, operands, dtype=self._dtype(op), data=awaited)
 
+    def _dtype(self, op: int) -> str:
+        """Of a product, that of its matrices, which what is added to it need not have."""
+        signature = self.graph.signatures[self.graph.signature[op]]
+        matrices = signature.inputs if self.works[self.graph.signature[op]].kind is OpKind.GEMM else ()
+        return matrices[-1].dtype if matrices else super()._dtype(op)
+
     def _products(self, group: Group) -> list[tuple[Opcode, Queue, int, tuple[int, int, int, int]]]:
         """The matrix products; those of fused attention are one instruction, of which a causal mask spares half."""
         found = []

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from neuronprof.distribute.pieces import layers
 from neuronprof.graph.edit import GraphEditor
-from neuronprof.graph.ir import Graph, Signature, Tensor
+from neuronprof.graph.ir import Buffer, Graph, Signature, Tensor
 from neuronprof.graph.ops import OpKind, work
 from neuronprof.terms import Role
 
@@ -16,8 +16,8 @@ _NARROW = "float8_e4m3fn"
 def in_fp8(graph: Graph) -> Graph:
     """A step whose products of two matrices inside repeated blocks run in FP8 (as Transformer Engine's linear layers).
 
-    Each activation and gradient is cast once, after it is made; the first and last layers stay in 16 bits. Weights are taken to be cast
-    once a step, which is not counted.
+    Each activation, gradient and weight is cast once a pass through the model, before its first product; the first and last layers stay in
+    16 bits.
     """
     return _Casting(graph).write()
 
@@ -46,9 +46,11 @@ class _Casting:
         return self._editor.finish()
 
     def _is_product(self, signature: Signature) -> bool:
+        """Two matrices, after what is added to their product, if anything is."""
         known = work(signature)
-        two = len(signature.inputs) == 2 and all(len(t.shape) == 2 and t.dtype in _WIDE for t in signature.inputs)
-        return two and known.kind is OpKind.GEMM and len(known.gemms) == 1
+        matrices = signature.inputs[-2:]
+        two = len(matrices) == 2 and all(len(t.shape) == 2 and t.dtype in _WIDE for t in matrices)
+        return two and len(signature.inputs) <= 3 and known.kind is OpKind.GEMM and len(known.gemms) == 1
 
     def _last_products(self, products: list[bool]) -> dict[int, int]:
         last: dict[int, int] = {}
@@ -60,19 +62,20 @@ class _Casting:
     def _narrow(self, op: int, last: dict[int, int]) -> None:
         """Issues one product on casts of its operands."""
         signature, buffers = self._graph.signatures[self._graph.signature[op]], self._graph.inputs(op)
-        narrow = tuple(replace(t, dtype=_NARROW) for t in signature.inputs)
-        operands = [
-            self._narrowed(op, buffer, tensor, last[buffer])
-            for buffer, tensor in zip(buffers, signature.inputs, strict=True)
-        ]
-        self._editor.copy(op, replace(signature, inputs=narrow), operands + self._graph.outputs(op))
+        matrices = list(zip(buffers, signature.inputs, strict=True))[-2:]
+        added = len(buffers) - 2
+        operands = [self._narrowed(op, buffer, tensor, last[buffer]) for buffer, tensor in matrices]
+        narrow = tuple(replace(t, dtype=_NARROW) for _, t in matrices)
+        self._editor.copy(
+            op,
+            replace(signature, inputs=signature.inputs[:added] + narrow),
+            buffers[:added] + operands + self._graph.outputs(op),
+        )
 
     def _narrowed(self, op: int, buffer: int, tensor: Tensor, last: int) -> int:
-        if self._graph.buffers[buffer].role is Role.WEIGHTS:
-            return buffer
         key = buffer, tensor.offset
         if key not in self._cast:
-            made = replace(self._graph.buffers[buffer], nbytes=tensor.numel, name="")
+            made = Buffer(tensor.numel, role=Role.WORKSPACE)
             self._cast[key] = self._editor.buffer(made, last)
             self._casts_of[buffer].add(key)
             narrow = replace(tensor, dtype=_NARROW)

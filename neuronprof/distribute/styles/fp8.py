@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import replace
 
-from neuronprof.distribute.pieces import layers
+from neuronprof.distribute.pieces import BACKWARD, layers, regions
 from neuronprof.graph.edit import GraphEditor
 from neuronprof.graph.ir import Buffer, Graph, Signature, Tensor
 from neuronprof.graph.ops import OpKind, work
@@ -16,8 +16,8 @@ _NARROW = "float8_e4m3fn"
 def in_fp8(graph: Graph) -> Graph:
     """A step whose products of two matrices inside repeated blocks run in FP8 (as Transformer Engine's linear layers).
 
-    Each activation, gradient and weight is cast once a pass through the model, before its first product; the first and last layers stay in
-    16 bits.
+    Each activation and gradient is cast once, before its first product, each weight once in forward and once in backward; the first and
+    last layers stay in 16 bits.
     """
     return _Casting(graph).write()
 
@@ -27,8 +27,9 @@ class _Casting:
 
     def __init__(self, graph: Graph) -> None:
         self._graph, self._editor = graph, GraphEditor(graph)
-        self._cast: dict[tuple[int, int], int] = {}  # (buffer, offset): its cast copy
-        self._casts_of: dict[int, set[tuple[int, int]]] = defaultdict(set)
+        self._region = regions(graph)
+        self._cast: dict[tuple[int, int, int], int] = {}  # (buffer, offset, region of a weight): its cast copy
+        self._casts_of: dict[int, set[tuple[int, int, int]]] = defaultdict(set)
 
     def write(self) -> Graph:
         """The new graph."""
@@ -52,19 +53,20 @@ class _Casting:
         two = len(matrices) == 2 and all(len(t.shape) == 2 and t.dtype in _WIDE for t in matrices)
         return two and len(signature.inputs) <= 3 and known.kind is OpKind.GEMM and len(known.gemms) == 1
 
-    def _last_products(self, products: list[bool]) -> dict[int, int]:
-        last: dict[int, int] = {}
+    def _last_products(self, products: list[bool]) -> dict[tuple[int, int], int]:
+        """(buffer, region) to the last product there that takes it."""
+        last: dict[tuple[int, int], int] = {}
         for op, number in enumerate(self._graph.signature.tolist()):
             if products[number]:
-                last |= dict.fromkeys(self._graph.inputs(op), op)
+                last |= {(buffer, int(self._region[op])): op for buffer in self._graph.inputs(op)}
         return last
 
-    def _narrow(self, op: int, last: dict[int, int]) -> None:
+    def _narrow(self, op: int, last: dict[tuple[int, int], int]) -> None:
         """Issues one product on casts of its operands."""
         signature, buffers = self._graph.signatures[self._graph.signature[op]], self._graph.inputs(op)
         matrices = list(zip(buffers, signature.inputs, strict=True))[-2:]
         added = len(buffers) - 2
-        operands = [self._narrowed(op, buffer, tensor, last[buffer]) for buffer, tensor in matrices]
+        operands = [self._narrowed(op, buffer, tensor, last) for buffer, tensor in matrices]
         narrow = tuple(replace(t, dtype=_NARROW) for _, t in matrices)
         self._editor.copy(
             op,
@@ -72,11 +74,13 @@ class _Casting:
             buffers[:added] + operands + self._graph.outputs(op),
         )
 
-    def _narrowed(self, op: int, buffer: int, tensor: Tensor, last: int) -> int:
-        key = buffer, tensor.offset
+    def _narrowed(self, op: int, buffer: int, tensor: Tensor, last: dict[tuple[int, int], int]) -> int:
+        weight = self._graph.buffers[buffer].role is Role.WEIGHTS
+        region = int(self._region[op]) if weight else 0
+        key = buffer, tensor.offset, region
         if key not in self._cast:
             made = Buffer(tensor.numel, role=Role.WORKSPACE)
-            self._cast[key] = self._editor.buffer(made, last)
+            self._cast[key] = self._editor.buffer(made, last.get((buffer, region if weight else BACKWARD), op))
             self._casts_of[buffer].add(key)
             narrow = replace(tensor, dtype=_NARROW)
             self._editor.issue(Signature("aten._to_copy.default", (tensor,), (narrow,)), [buffer, self._cast[key]], op)

@@ -9,6 +9,7 @@ import numpy as np
 
 from neuronprof.distribute.owned import Owned
 from neuronprof.distribute.pieces import EVERYWHERE, FORWARD, GRADIENT_REGIONS, REGIONS, STEP, Pieces
+from neuronprof.distribute.tied import untie
 from neuronprof.graph.edit import GraphEditor
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import Buffer, CollectiveCall, Graph, Signature, Tensor
@@ -35,6 +36,7 @@ class Chunks:
     """
 
     def __init__(self, graph: Graph, pieces: Pieces, stages: int, group: ReplicaGroup, accumulate: bool) -> None:
+        graph, pieces, self._tied = untie(graph, pieces)
         self._graph, self._pieces, self._stages, self._group = graph, pieces, stages, group
         self._accumulate = accumulate
         self._owned = Owned(graph, pieces.owner)
@@ -70,6 +72,20 @@ class Chunks:
             if (message.sender, message.made_in) == (piece, region):
                 self._transfer(editor, message, ops[-1] if ops else 0, Collective.SEND)
         return self._with_buffers(editor, piece, region)
+
+    def exchange(self, piece: int, *, before: bool) -> Graph | None:
+        """What a piece exchanges of tied weights: gradients before the step, the weight after it; None: nothing."""
+        editor = GraphEditor(self._graph)
+        like = len(self._graph) - 1
+        for tied in self._tied:
+            buffer, sender, receiver = tied.part, tied.other, tied.owner
+            if not before:
+                buffer, sender, receiver = tied.weight, tied.owner, tied.other
+            self._seen.setdefault(buffer, tied.tensor)
+            for end, kind in ((sender, Collective.SEND), (receiver, Collective.RECV)):
+                if end == piece:
+                    self._transfer(editor, Message(buffer, sender, receiver, STEP, STEP), like, kind)
+        return self._with_buffers(editor, piece, STEP) if len(editor) else None
 
     # --- membership
 
@@ -192,8 +208,9 @@ class Chunks:
         for buffer, home in enumerate(self._owned.owner):
             if home >= 0:
                 kept[home].add(buffer)
+        received = {(tied.owner, tied.part) for tied in self._tied}
         for piece, buffer in self._last_use:
-            if buffer >= 0 and self._owned.is_owned(buffer):
+            if buffer >= 0 and self._owned.is_owned(buffer) and (piece, buffer) not in received:
                 kept[piece].add(buffer)
         return {piece: sorted(buffers) for piece, buffers in kept.items()}
 

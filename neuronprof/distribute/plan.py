@@ -149,7 +149,10 @@ def _with_own_microbatches(layout: Layout, own: int) -> Layout:
 def _reduced(graph: Graph, layout: Layout, replicas: Replicas) -> Graph:
     """With the collectives of data parallelism."""
     if layout.zero:
-        return share_out(graph, Shares(replicas, layout.zero, layout.bucket_bytes))
+        graph = share_out(graph, Shares(replicas, layout.zero, layout.bucket_bytes))
+        for group in _norm_groups(layout, None, replicas):
+            graph = _norms_together(graph, group)
+        return graph
     return data_parallel(graph, replicas, layout.bucket_bytes)
 
 
@@ -161,7 +164,7 @@ class _Pipeline:
 
     def __init__(self, layout: Layout, replicas: Replicas, across: ReplicaGroup, chunks: Chunks) -> None:
         self._layout, self._replicas, self._across, self._chunks = layout, replicas, across, chunks
-        self._made: dict[object, Graph] = {}
+        self._made: dict[object, Any] = {}
 
     def stages(self, passes: int) -> tuple[StagePlan, ...]:
         """What each stage runs in a step of so many micro-batches."""
@@ -180,10 +183,26 @@ class _Pipeline:
                 index[key] = len(chunks)
                 chunks.append(self._at(action.virtual * layout.pp + stage, self._chunk, action.kind, key[2]))
             order.append((index[key], action.microbatch))
-        for virtual in range(layout.vp):
-            order.append((len(chunks), -1))
-            chunks.append(self._at(virtual * layout.pp + stage, self._step))
-        return StagePlan(tuple(chunks), tuple(order))
+        once = self._once_a_step([virtual * layout.pp + stage for virtual in range(layout.vp)])
+        order += [(len(chunks) + i, -1) for i in range(len(once))]
+        return StagePlan((*chunks, *once), tuple(order))
+
+    def _once_a_step(self, pieces: list[int]) -> list[Graph]:
+        """What a stage with these pieces runs after its micro-batches: tied gradients come before all steps, tied weights after them."""
+        before = [self._exchange(piece, before=True) for piece in pieces]
+        steps = [self._at(piece, self._step) for piece in pieces]
+        after = [self._exchange(piece, before=False) for piece in pieces]
+        return [graph for graph in (*before, *steps, *after) if graph is not None]
+
+    def _exchange(self, piece: int, *, before: bool) -> Graph | None:
+        """What the first and the last piece exchange of tied weights."""
+        count, cut_into = self._layout.pp * self._layout.vp, self._chunks.pieces
+        if count == cut_into:
+            return self._chunks.exchange(piece, before=before)
+        if piece not in (0, count - 1):
+            return None
+        graph = self._chunks.exchange(0 if piece == 0 else cut_into - 1, before=before)
+        return self._between(graph, cut_into - 1, count - 1) if graph and piece == 0 else graph
 
     def _at(self, piece: int, make: Callable[..., Graph], *args: Any) -> Graph:
         """What a piece runs: made once for all pieces that are alike, but for their neighbours."""
@@ -223,7 +242,9 @@ class _Pipeline:
         graph = self._chunks.graph(piece, STEP)
         if self._layout.zero:
             graph = share_out(graph, Shares(self._replicas, self._layout.zero, self._layout.bucket_bytes))
-        return _norms_together(graph, self._across) if self._layout.pp > 1 else graph
+        for group in _norm_groups(self._layout, self._across, self._replicas):
+            graph = _norms_together(graph, group)
+        return graph
 
 
 def _whole(graph: Graph) -> Pieces:
@@ -233,8 +254,14 @@ def _whole(graph: Graph) -> Pieces:
     return Pieces(1, region, piece, piece - 1, names)
 
 
+def _norm_groups(layout: Layout, across: ReplicaGroup | None, replicas: Replicas) -> list[ReplicaGroup]:
+    """The groups over which each rank has its part of the gradients: stages, and with ZeRO replicas."""
+    groups = [across if layout.pp > 1 else None, replicas.group if layout.zero else None]
+    return [g for g in groups if g is not None and g.size > 1]
+
+
 def _norms_together(graph: Graph, across: ReplicaGroup) -> Graph:
-    """The norm of all gradients is one number for all stages: they add up their parts of it."""
+    """The norm of all gradients is one number for a group: its ranks add up their parts of it."""
     editor = GraphEditor(graph)
     for op in range(len(graph)):
         editor.copy(op)

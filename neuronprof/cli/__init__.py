@@ -14,6 +14,7 @@ VERBS = {
     "sweep": "simulate many layouts of a training script, and say which is best and why",
     "validate": "hold the simulator against training steps that others measured",
     "collectives": "print how long collectives take on a simulated machine",
+    "diff": "compare traces: where the difference in step time comes from, and whether it is noise",
     "check": "fail when a trace does not keep its limits, for continuous integration",
     "import": "read traces of PyTorch's profiler and of Neuron Explorer",
     "chips": "list the simulated machines and where each of their numbers comes from",

@@ -53,7 +53,15 @@ def write(trace: "TraceFile", output: str | Path, rank: int | None = None) -> Pa
     """
     output = check_output(output)
     choose_ranks(trace, rank)
-    text = render(trace, rank)
+    return save(render(trace, rank), output)
+
+
+def save(text: str, output: Path) -> Path:
+    """Writes a page under a name of its own and then gives it its name.
+
+    Raises:
+        NeuronprofError: it cannot be written.
+    """
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

@@ -17,6 +17,7 @@ VERBS = {
     "diff": "compare traces: where the difference in step time comes from, and whether it is noise",
     "check": "fail when a trace does not keep its limits, for continuous integration",
     "import": "read traces of PyTorch's profiler and of Neuron Explorer",
+    "export": "write a trace for Perfetto, Neuron Explorer or a spreadsheet",
     "chips": "list the simulated machines and where each of their numbers comes from",
 }
 

@@ -1,8 +1,8 @@
 """`neuronprof diff`: two or more traces side by side, each against the first.
 
-The difference in step time is split over operators and over what held the step back; both add up to it. Operators are aligned by name, layer
-and phase, and where names differ the most alike
-are. A difference that the steps of one trace show among themselves is noise, and called so.
+The difference in step time is split over operators and over what held the step back; both add up to it. Operators are aligned by name,
+layer and phase, and where names differ the most alike are. A difference that the steps of one trace show among themselves is called
+noise.
 
 The object of --json: traces (an object each: trace, steps, step_time_ns), differences (for each trace after the first: before, after,
 difference_ns, noise_ns, is_noise, classes, operators; what is not known is null).

@@ -67,17 +67,31 @@ def _output(output: str | None) -> Path | None:
 
 
 def _import(paths: Sequence[Path], output: Path, quiet: bool) -> dict[str, Any]:
-    from neuronprof.exchange import kineto_trace
+    from neuronprof.exchange import explorer_import, kineto_trace
     from neuronprof.progress import Progress
 
     with Progress(quiet) as shown:
-        result = kineto_trace.write(
-            paths, output, lambda name, done, size: shown.of(f"{name}: MB", done >> 20, size >> 20)
-        )
+        if any(path.is_dir() for path in paths):
+            result = explorer_import.write(_all_folders(paths), output, shown.of)
+        else:
+            result = kineto_trace.write(
+                paths, output, lambda name, done, size: shown.of(f"{name}: MB", done >> 20, size >> 20)
+            )
     return {"trace": str(output), "ranks": result.breakdowns, "clocks": result.offsets, "skipped": result.skipped}
 
 
+def _all_folders(paths: Sequence[Path]) -> Sequence[Path]:
+    """The paths, if none of them is a file."""
+    for path in paths:
+        if not path.is_dir():
+            raise NeuronprofError(f"{path} is a file beside folders; import traces of one profiler at a time.")
+    return paths
+
+
 def _glance(paths: Sequence[Path], quiet: bool) -> dict[str, Any]:
+    for path in paths:
+        if path.is_dir():
+            raise NeuronprofError(f"{path} is a folder; give -o to read it in full.")
     from neuronprof.exchange import glance
     from neuronprof.progress import Progress
 

@@ -7,29 +7,19 @@ of the call that launched it.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from neuronprof.exchange import clocks, kineto
-from neuronprof.exchange.breakdown import Breakdown
+from neuronprof.exchange.imported import Imported
 from neuronprof.exchange.jsonstream import unwatched
 from neuronprof.exchange.kineto_rows import Key, Rank, Window
 from neuronprof.exchange.ranks import numbered
 from neuronprof.trace.writer import TraceWriter
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What an import found. breakdowns, offsets: one a rank; skipped: events without a readable time."""
-
-    trace: Path
-    breakdowns: list[Breakdown]
-    offsets: list[clocks.Offset]
-    skipped: int
 
 
 def write(paths: Sequence[Path], output: Path, progress: Progress = unwatched) -> Imported:

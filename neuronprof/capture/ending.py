@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from neuronprof.capture import tracebacks
+from neuronprof.capture.distributed.hub import LostPeerError
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.ir import Recording
 
@@ -77,6 +78,10 @@ class Ending:
             self.exit_code, self.ended_by = 143, "terminated"
         except NeuronprofError:
             raise
+        except LostPeerError as error:
+            sys.stdout.flush()
+            print(f"neuronprof: {tracebacks.users_line(error)}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            self.exit_code, self.ended_by = 1, "error"
         except BaseException as error:
             tracebacks.report(error)
             self.exit_code, self.ended_by = 1, "error"

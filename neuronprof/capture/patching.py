@@ -86,7 +86,11 @@ def called_by_user(depth: int = 2) -> bool:
 
     Libraries ask torch.cuda.is_available() to choose kernels that only a real GPU has; scripts ask it to choose a device.
     """
-    filename = sys._getframe(depth).f_code.co_filename
+    return is_users(sys._getframe(depth).f_code.co_filename)
+
+
+def is_users(filename: str) -> bool:
+    """Whether a file is the user's."""
     known = _is_user_file.get(filename)
     if known is None:
         known = _is_user_file[filename] = not filename.startswith(_NOT_USER)

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
+from neuronprof.capture.patching import is_users
+
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -68,6 +70,16 @@ def _clean_chain(error: BaseException | None, seen: set[int]) -> None:
         error.__traceback__ = cleaned(error.__traceback__)
         _clean_chain(error.__cause__, seen)
         error = error.__context__
+
+
+def users_line(error: BaseException) -> str:
+    """'train.py:12', the innermost line of the user's files that an error passed through; '' if there is none."""
+    found, entry = "", error.__traceback__
+    while entry is not None:
+        if is_users(entry.tb_frame.f_code.co_filename):
+            found = f"{entry.tb_frame.f_code.co_filename}:{entry.tb_lineno}"
+        entry = entry.tb_next
+    return found
 
 
 def report(error: BaseException) -> None:

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
 
 from neuronprof import api  # noqa: E402
 from neuronprof.capture.distributed.groups import Book  # noqa: E402
-from neuronprof.capture.distributed.hub import Hub  # noqa: E402
-from neuronprof.capture.distributed.peers import Job, LostPeerError, Peers  # noqa: E402
+from neuronprof.capture.distributed.hub import Hub, LostPeerError  # noqa: E402
+from neuronprof.capture.distributed.peers import Job, Peers  # noqa: E402
 from neuronprof.capture.script import CaptureOptions, record_script  # noqa: E402
 from neuronprof.pipeline.options import Options  # noqa: E402
 from neuronprof.pipeline.written import write_trace  # noqa: E402
@@ -100,6 +100,23 @@ def test_what_one_stage_sends_the_next_one_receives(recording, tmp_path):
     )
     waits = events[events.wait_for == "peer"].groupby("rank").wait_ns.sum()
     assert set(waits[waits > 0].index) == set(range(6))  # the bubble: each stage has one
+
+
+def test_a_stage_that_fails_ends_the_others_with_one_sentence(tmp_path, capfd):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "if dist.get_rank() == 1: raise ValueError('a mistake in stage 1')\n"
+        "dist.recv(torch.ones(4), 1)\n"
+    )
+    outcome = record_script(str(script), [], CaptureOptions(world_size=2))
+    assert (outcome.recording, outcome.exit_code, outcome.ended_by) == (None, 1, "error")
+    said = capfd.readouterr().err.splitlines()
+    assert "ValueError: a mistake in stage 1" in said[-2]
+    assert (
+        said[-1] == f"neuronprof: {script}:4: Rank 0 waits for a message from rank 1, which ended without sending it."
+    )
 
 
 # --- the hub

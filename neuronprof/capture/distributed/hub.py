@@ -18,6 +18,10 @@ ANY = -1
 """In the place of a rank: whoever it is."""
 
 
+class LostPeerError(Exception):
+    """A message will never come. The text says from whom, and why."""
+
+
 @dataclass
 class Hub:
     """Ranks by their connections, and the messages that nobody asked for yet.

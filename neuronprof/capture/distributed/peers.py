@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronprof.capture.distributed.groups import Book
+from neuronprof.capture.distributed.hub import LostPeerError
 from neuronprof.capture.options import CaptureOptions
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.ir import Recording
@@ -31,10 +32,6 @@ class Job:
     def now(cls, script: str, argv: Iterable[str], options: CaptureOptions) -> "Job":
         """The job of a script that is about to run."""
         return cls(script, tuple(argv), options, str(Path.cwd()), dict(os.environ), tuple(sys.path))
-
-
-class LostPeerError(Exception):
-    """A message will never come. The text says from whom, and why."""
 
 
 class Peers:

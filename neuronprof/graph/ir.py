@@ -174,6 +174,29 @@ class Graph:
 
         Buffers keep their index; births and deaths are shifted (-1: outside); a buffer that is not alive in the slice has 0 bytes.
         """
+        return self._sliced(start, stop, tuple(_shifted(b, start, stop) for b in self.buffers))
+
+    def piece(self, start: int, stop: int) -> "Graph":
+        """As slice, for one of the pieces that a graph is cut into: what each adds to memory and frees adds up to the whole.
+
+        A buffer has bytes where an operator of the piece touches it, makes it or is the last before it is freed, and in the first piece
+        where it is there from the start.
+        """
+        first, last = int(self.operand_ptr[start]), int(self.operand_ptr[stop])
+        births, deaths = self._lives
+        lives = ((births >= start) & (births < stop)) | ((deaths >= start) & (deaths < stop))
+        if start == 0:
+            lives |= births < 0
+        buffers = [_NOTHING] * len(self.buffers)
+        for index in {*self.operands[first:last].tolist(), *np.flatnonzero(lives).tolist()} - {-1}:
+            buffers[index] = _shifted(self.buffers[index], start, stop + 1)
+        return self._sliced(start, stop, tuple(buffers))
+
+    @cached_property
+    def _lives(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([b.birth for b in self.buffers], np.int64), np.array([b.death for b in self.buffers], np.int64)
+
+    def _sliced(self, start: int, stop: int, buffers: tuple[Buffer, ...]) -> "Graph":
         first, last = int(self.operand_ptr[start]), int(self.operand_ptr[stop])
         forward = self.forward[start:stop] - start
         return replace(
@@ -186,9 +209,12 @@ class Graph:
             forward=np.where((self.forward[start:stop] < 0) | (forward < 0), -1, forward).astype(np.int32),
             operand_ptr=self.operand_ptr[start : stop + 1] - first,
             operands=self.operands[first:last],
-            buffers=tuple(_shifted(b, start, stop) for b in self.buffers),
+            buffers=buffers,
             collectives={op - start: call for op, call in self.collectives.items() if start <= op < stop},
         )
+
+
+_NOTHING = Buffer(0)
 
 
 def _shifted(buffer: Buffer, start: int, stop: int) -> Buffer:

@@ -1,12 +1,13 @@
 """Lays a recording out over a machine and simulates it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from neuronprof.compile.memory import check_fit, peak_levels
 from neuronprof.distribute.plan import StagePlan, plan
+from neuronprof.distribute.recorded import stage_plan
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 from neuronprof.pipeline.compiled import Compiled, Compiler
@@ -92,7 +93,7 @@ class Simulation:
         segment = recording.segments[number]
         if recording.stages:
             parts = [_part(stage, number, segment.kind) for stage in recording.stages]
-            return None if None in parts else _once(plans, [p for p in parts if p is not None])
+            return None if None in parts else _once(plans, [p for p in parts if p is not None], stage_plan)
         part = recording.graph.slice(segment.start, segment.stop)
         layout = options.layout()
         if segment.kind != "step" or recording.world > 1:
@@ -123,11 +124,19 @@ class Simulation:
         return Simulated(self.job, self.mesh, tuple(segments), self.operators, self.peak, self.capacity, self.notes)
 
 
-def _once(plans: dict[bytes, tuple[StagePlan, ...]], parts: "list[Graph]") -> tuple[StagePlan, ...]:
-    """Graphs as plans of one chunk; equal ones are planned once."""
+def _one_chunk(part: "Graph") -> StagePlan:
+    return StagePlan((part,), ((0, 0),))
+
+
+def _once(
+    plans: dict[bytes, tuple[StagePlan, ...]],
+    parts: "list[Graph]",
+    planned: "Callable[[Graph], StagePlan]" = _one_chunk,
+) -> tuple[StagePlan, ...]:
+    """Graphs as plans; equal ones are planned once."""
     key = b"|".join(p.content() for p in parts)
     if key not in plans:
-        plans[key] = tuple(StagePlan((p,), ((0, 0),)) for p in parts)
+        plans[key] = tuple(planned(p) for p in parts)
     return plans[key]
 
 

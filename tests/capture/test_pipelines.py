@@ -13,6 +13,7 @@ from neuronprof.capture.distributed.groups import Book  # noqa: E402
 from neuronprof.capture.distributed.hub import Hub, LostPeerError  # noqa: E402
 from neuronprof.capture.distributed.peers import Job, Peers  # noqa: E402
 from neuronprof.capture.script import CaptureOptions, record_script  # noqa: E402
+from neuronprof.distribute.recorded import stage_plan  # noqa: E402
 from neuronprof.pipeline.options import Options  # noqa: E402
 from neuronprof.pipeline.written import write_trace  # noqa: E402
 from neuronprof.terms import PHASES  # noqa: E402
@@ -168,3 +169,27 @@ def test_ranks_that_wait_for_each_other_are_an_error(two):
     other.join()
     sentence = "All ranks wait for messages that nobody sends: rank 0 for rank 1, rank 1 for rank 0."
     assert [str(error.value), *heard] == [sentence, sentence]
+
+
+# --- cut into micro-batches
+
+
+def _grows(graph):
+    """Bytes that a graph makes less those that it frees."""
+    made = sum(b.nbytes for b in graph.buffers if b.birth >= 0)
+    return made - sum(b.nbytes for b in graph.buffers if b.death >= 0)
+
+
+def test_micro_batches_that_run_the_same_operators_are_one_chunk(recording):
+    stage = recording.stages[1]
+    segment = stage.segments[0]
+    graph = stage.graph.slice(segment.start, segment.stop)
+    plan = stage_plan(graph)
+    pieces = [plan.chunks[chunk] for chunk, _ in plan.order]
+    # F F B F B F B B and the optimizer: one kind of forward; the first backward makes gradients, later ones add to them.
+    forwards = [plan.order[at][0] for at in (0, 1, 3, 5)]
+    assert (len(plan.order), forwards, plan.order[-1][1]) == (9, [0, 0, 0, 0], -1)
+    assert plan.order[2][0] != plan.order[4][0]
+    names = [piece.signatures[s].name for piece in pieces for s in piece.signature]
+    assert names == [graph.signatures[s].name for s in graph.signature]
+    assert sum(map(_grows, pieces)) == _grows(graph.piece(0, len(graph)))

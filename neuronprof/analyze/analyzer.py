@@ -8,20 +8,23 @@ cluster: `run(..., mapper=pool.map)`.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from neuronprof.analyze import intervals
 from neuronprof.terms import Kind
 from neuronprof.trace import reader, schema
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_FEW = 1 << 16
 EVALUATION = -1  # the step of what runs between training steps
 
 State = dict[str, "pd.DataFrame"]
@@ -113,18 +116,27 @@ class Chip:
     @cached_property
     def spans(self) -> list[Span]:
         """A span for each rank of the chip and each window, also where nothing happened."""
-        ranks = np.unique(self.events["rank"])
         timed = self.events.take(~self.events.among("kind", [Kind.MEMORY]))
-        order = np.lexsort((timed["step"], timed["rank"]))
-        timed = timed.take(order)
-        rank, step = timed["rank"], timed["step"]
+        ranks, steps = _present(self.events["rank"]), _present(timed["step"])
+        key = np.searchsorted(ranks, timed["rank"]) * len(steps) + np.searchsorted(steps, timed["step"])
+        if (key[1:] < key[:-1]).any():
+            order = intervals.sorted_by(key, len(ranks) * len(steps))
+            timed, key = timed.take(order), key[order]
         spans = []
-        for r in ranks:
-            low, high = np.searchsorted(rank, [r, r + 1])
+        for position, rank in enumerate(ranks.tolist()):
             for window in self.windows:
-                first, last = low + np.searchsorted(step[low:high], [window.step, window.step + 1])
-                spans.append(_span(int(r), window, timed.take(slice(first, last))))
+                at = np.flatnonzero(steps == window.step)
+                low, high = np.searchsorted(key, position * len(steps) + at[0] + [0, 1]) if len(at) else (0, 0)
+                spans.append(_span(rank, window, timed.take(slice(low, high))))
         return spans
+
+
+def _present(values: NDArray[Any]) -> NDArray[np.int64]:
+    """The distinct values, sorted; of few, in one pass."""
+    if len(values) and int(values.max()) - int(values.min()) < _FEW:
+        low = int(values.min())
+        return np.flatnonzero(np.bincount(values - low)) + low
+    return np.unique(values).astype(np.int64)
 
 
 def _span(rank: int, window: Window, events: Events) -> Span:
@@ -221,9 +233,16 @@ class _Task:
     windows: tuple[Window, ...]
 
 
+@lru_cache(maxsize=8)
+def _opened(path: Path, _stamp: int, _thread: int) -> reader.TraceFile:
+    """An open trace: the footers of many parts are read once a thread, not once a chip."""
+    return reader.open_trace(path)
+
+
 def _map_chip(task: _Task) -> list[State]:
     names = tuple(dict.fromkeys(BASE + tuple(n for a in task.analyzers for n in a.needs)))
-    chip = Chip(events(reader.open_trace(task.path).columns(names, chip=task.chip)), task.windows)
+    stamp = task.path.stat().st_mtime_ns if task.path.exists() else 0
+    chip = Chip(events(_opened(task.path, stamp, get_ident()).columns(names, chip=task.chip)), task.windows)
     return [analyzer.map(chip) for analyzer in task.analyzers]
 
 
@@ -243,7 +262,7 @@ def _windows(trace: reader.TraceFile) -> tuple[Window, ...]:
     """The segments that the metadata names; for a trace without, the extent of each step's events."""
     segments = trace.metadata.get("segments")
     if not segments:
-        return _extents(events(trace.columns(BASE)))
+        return _extents(events(trace.columns(BASE, chip=chip)) for chip in trace.chips)
     names = ("model_flops", "hardware_flops", "model_bytes")
     windows = [
         Window(
@@ -255,8 +274,13 @@ def _windows(trace: reader.TraceFile) -> tuple[Window, ...]:
     return tuple(sorted(windows, key=lambda w: (w.start, w.end)))
 
 
-def _extents(rows: Events) -> tuple[Window, ...]:
-    steps = np.unique(rows["step"])
-    start, end = rows["start_ts"], rows["start_ts"] + rows["duration_ns"]
-    windows = [Window(int(s), int(start[rows["step"] == s].min()), int(end[rows["step"] == s].max())) for s in steps]
-    return tuple(sorted(windows, key=lambda w: w.start))
+def _extents(chips: Iterable[Events]) -> tuple[Window, ...]:
+    """From the first start to the last end of each step, over all chips."""
+    found: dict[int, tuple[int, int]] = {}
+    for rows in chips:
+        start, end = rows["start_ts"], rows["start_ts"] + rows["duration_ns"]
+        for step in _present(rows["step"]).tolist():
+            mine = rows["step"] == step
+            low, high = found.get(step, (int(start[mine].min()), int(end[mine].max())))
+            found[step] = (min(low, int(start[mine].min())), max(high, int(end[mine].max())))
+    return tuple(sorted((Window(step, low, high) for step, (low, high) in found.items()), key=lambda w: w.start))

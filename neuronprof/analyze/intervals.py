@@ -17,11 +17,30 @@ def merge(starts: Times, ends: Times) -> tuple[Times, Times]:
     starts, ends = starts[keep], ends[keep]
     if not len(starts):
         return starts, ends
-    order = np.argsort(starts, kind="stable")
-    starts, reach = starts[order], np.maximum.accumulate(ends[order])
+    if not _ascending(starts):
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], ends[order]
+    reach = np.maximum.accumulate(ends)
     first = np.concatenate(([True], starts[1:] > reach[:-1]))
     last = np.concatenate((first[1:], [True]))
     return starts[first], reach[last]
+
+
+def _ascending(values: Times) -> bool:
+    return bool((values[1:] >= values[:-1]).all())
+
+
+def sorted_by(keys: NDArray[np.int64], count: int, order: Rows | None = None) -> Rows:
+    """The rows sorted by small keys, those of one key in the given order.
+
+    Args:
+        keys: 0 to count - 1, one a row.
+        count: number of keys.
+        order: of the rows of one key; None: as they stand.
+    """
+    if count <= np.iinfo(np.uint16).max:  # numpy sorts short integers by radix, ten times faster
+        keys = keys.astype(np.uint16)
+    return np.argsort(keys, kind="stable") if order is None else order[np.argsort(keys[order], kind="stable")]
 
 
 def length(starts: Times, ends: Times) -> int:
@@ -98,7 +117,7 @@ def union_by(keys: NDArray[np.int64], starts: Times, ends: Times, count: int) ->
         ends: one a start.
         count: number of keys.
     """
-    order = np.lexsort((starts, keys))
+    order = sorted_by(keys, count, None if _ascending(starts) else np.argsort(starts, kind="stable"))
     keys, starts, ends = keys[order], starts[order], ends[order]
     heights = np.sort(ends)  # ends by rank: key * rows + rank grows from key to key and cannot overflow as times would
     ranks = np.searchsorted(heights, ends) + keys * len(keys)

@@ -41,17 +41,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=_positive, metavar="N", help=f"rows of each table (default: {_TOP} as text, all as JSON)"
     )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="processes of this machine that read chips (default: 1)",
+    )
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="a Dask scheduler, tcp://scheduler:8786, whose workers read chips"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the analyses."""
-    from neuronprof.analyze import analyzer, registry, summary
+    from neuronprof.analyze import analyzer, execution, registry, summary
     from neuronprof.trace.reader import open_trace
 
     names = args.names or (registry.NAMES if args.json else _OVERVIEW)
     wanted = [table for name in names for table in (_tables(name) if args.names or args.json else [name])]
     trace = open_trace(args.trace)
-    results = analyzer.run(trace, registry.ANALYZERS)
+    asked = {registry.find(name) for name in wanted}
+    with execution.on(args.workers, args.dask) as mapper:
+        results = analyzer.run(
+            trace, [*registry.ANALYZERS, *(a for a in registry.installed() if a in asked)], mapper=mapper
+        )
     figures = summary.pick(trace, results)
     tables = {name: results[registry.find(name).name][name] for name in dict.fromkeys(wanted)}
     if args.json:
@@ -73,7 +87,7 @@ def _tables(name: str) -> list[str]:
 def _positive(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of rows; write 1 or more.")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0; write 1 or more.")
     return number
 
 

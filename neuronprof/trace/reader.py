@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -107,16 +106,29 @@ class TraceFile:
         if not groups:
             return []
         names = list(dict.fromkeys([*wanted, *([] if exact else conditions)]))
-        try:
-            table = part.read_row_groups(groups, columns=names).select(names)
-        except (pa.ArrowException, OSError) as error:
-            raise NeuronprofError(f"{self.path} is damaged and cannot be read; record it again.") from error
+        table = self._columns_of(part, groups, names)
         for name in () if exact else conditions:
             table = table.filter(pc.equal(table[name], conditions[name]))
         return [table.cast(pa.schema([schema.ARROW.field(name) for name in names]))]
 
     def _distinct(self, name: str) -> list[int]:
-        return [int(v) for v in np.unique(self.columns([name])[name].to_numpy())]
+        """The values of an integer column, sorted; row groups that have but one are not read, as their statistics name it."""
+        found: set[int] = set()
+        for part in self._parts:
+            position = part.schema_arrow.names.index(name)
+            for group in range(part.metadata.num_row_groups):
+                statistics = part.metadata.row_group(group).column(position).statistics
+                if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
+                    found.add(int(statistics.min))
+                else:
+                    found.update(pc.unique(self._columns_of(part, [group], [name])[name]).to_pylist())
+        return sorted(found)
+
+    def _columns_of(self, part: pq.ParquetFile, groups: list[int], names: list[str]) -> pa.Table:
+        try:
+            return part.read_row_groups(groups, columns=names).select(names)
+        except (pa.ArrowException, OSError) as error:
+            raise NeuronprofError(f"{self.path} is damaged and cannot be read; record it again.") from error
 
 
 def _row_groups(part: pq.ParquetFile, conditions: dict[str, int]) -> tuple[list[int], bool]:

@@ -194,7 +194,7 @@ def test_mistakes_are_one_sentence(path, capsys, arguments, message):
 def test_top_is_a_number_of_rows(path, capsys, top):
     with pytest.raises(SystemExit, match="2"):
         main(["analyze", path, f"--top={top}"])
-    assert f"'{top}' is not a number of rows; write 1 or more." in capsys.readouterr().err
+    assert f"'{top}' is not a whole number above 0; write 1 or more." in capsys.readouterr().err
 
 
 def test_a_partial_trace_is_told(tmp_path, capsys):

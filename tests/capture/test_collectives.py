@@ -221,3 +221,33 @@ def test_objects_barriers_and_a_mesh_of_five_axes_over_32768_ranks(step):
         ("AllReduce", "dp:0-1536:512"),
         ("Barrier", "world:0-32767"),
     ]
+
+
+def test_a_ring_of_messages_is_one_permutation_a_round(step):
+    graph, recording = step(
+        """
+        rank, world = dist.get_rank(), dist.get_world_size()
+        project = nn.Linear(32, 32).to(device)
+        optimizer = torch.optim.SGD(project.parameters(), lr=0.1)
+        for _ in range(2):
+            keys = project(torch.randn(16, 32, device=device))
+            passed, total = keys.detach(), keys
+            for _ in range(world - 1):
+                received = torch.empty_like(passed)
+                messages = [
+                    dist.P2POp(dist.isend, passed, (rank + 1) % world), dist.P2POp(dist.irecv, received, (rank - 1) % world)
+                ]
+                for work in dist.batch_isend_irecv(messages):
+                    work.wait()
+                passed = received
+                total = total + passed
+            total.sum().backward()
+            optimizer.step()
+        """,
+        world=4,
+    )
+    assert recording.axes == {"cp": 4}
+    assert recording.stages == ()  # all ranks run the same program: no other one was run
+    assert [(str(c.kind), c.nbytes, c.group.text(0)) for c in graph.collectives.values()] == [
+        ("Permute", 16 * 32 * 4, "cp:0-3")
+    ] * 3

@@ -123,12 +123,12 @@ def _guessed(calls: list[Call], extents: tuple[tuple[int, int], ...], whole: boo
     kinds = {call.kind for call in calls}
     if Collective.SEND in kinds or Collective.RECV in kinds:
         return "pp"
-    if any(call.stream for call in calls) or (whole and alone):
+    if any(call.stream for call in calls):
         return "dp"
-    if whole:
+    if whole and not alone:
         return _EVERYBODY
     if Collective.ALL_TO_ALL in kinds:
         return "ep"
     if Collective.PERMUTE in kinds:
         return "cp"
-    return "tp" if not extents or extents[0][1] == 1 else "dp"
+    return "tp" if not whole and (not extents or extents[0][1] == 1) else "dp"

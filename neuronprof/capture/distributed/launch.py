@@ -58,17 +58,18 @@ def _process(note: Callable[[str, int], None]) -> type:
     """A class in the place of torch.multiprocessing.Process."""
 
     class Process(torch.multiprocessing.Process):
-        """A process; of those that join a process group the first is a call, and the others are not started."""
+        """A process; of those that join a process group this rank's is a call, and the others are not started."""
 
-        first = True
+        before = 0
 
         def start(self) -> None:
-            """Starts what prepares data, calls the first rank's function, or does nothing."""
+            """Starts what prepares data, calls this rank's function, or does nothing."""
             self.joins = joins_group(self._target, self._args)
             if not self.joins:
                 super().start()
-            elif Process.first:
-                Process.first = False
+                return
+            Process.before += 1
+            if Process.before - 1 == int(os.environ.get("LOCAL_RANK", "0")):
                 self._target(*self._args, **self._kwargs)
             else:
                 note(NOT_STARTED, 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
+from neuronprof.capture.distributed.launch import NOT_STARTED
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall, Graph, Recording
@@ -42,11 +43,13 @@ def joined(recordings: Mapping[int, Recording], note: Callable[[str, int], None]
         replace(recording, graph=_graph(recording.graph, own, sent & received, across))
         for recording, own in zip(kept, messages, strict=True)
     )
+    notes = reduce(_summed, (stage.notes for stage in stages))
+    notes.pop(NOT_STARTED, None)  # the script did not start them, but they ran
     axes: dict[str, int] = reduce(lambda found, stage: stage.axes | found, stages, {})
     return replace(
         stages[0],
         parameters=sum(stage.parameters for stage in stages),
-        notes=reduce(_summed, (stage.notes for stage in stages)),
+        notes=notes,
         axes=axes,
         stages=stages,
         pipeline=across.extents[0],

@@ -15,7 +15,7 @@ class Opcode(IntEnum):
     MATMUL: batch, stationary (M), contraction (K), moving (N). ACTIVATE (scalar), TENSOR_TENSOR (two inputs), TENSOR_SCALAR (one input),
     TENSOR_REDUCE (vector), CUSTOM_OP (gpsimd): elements, passes over them, 0, 0. DMA opcodes: bytes, contiguous bytes of it, Access, 0.
     ATTENTION, ATTENTION_BACKWARD (fused, of chips that run kernels): as MATMUL, the batch counts all products over all heads.
-    COLLECTIVE, SEND, RECV: bytes of one rank's message, ranks, 0, 0. LAUNCH, HOST_SYNC (host): 0, 0, 0, 0.
+    COLLECTIVE, SEND, RECV: bytes of one rank's message, ranks, 0, 0. LAUNCH (host): 1 for a single kernel, 0, 0, 0. HOST_SYNC: 0, 0, 0, 0.
     """
 
     MATMUL = 0

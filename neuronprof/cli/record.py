@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_machine(parser.add_argument_group("machine").add_argument)
     add_script(parser.add_argument_group("script").add_argument)
     _add_layout(parser.add_argument_group("layout of a script for one device").add_argument)
+    _add_style(parser.add_argument_group("how the step is run").add_argument)
     _add_faults(parser.add_argument_group("ranks that differ").add_argument)
     parser.add_argument("script", help="the training script, as you would give it to python, or a torchrun line")
     parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
@@ -74,7 +75,19 @@ def _add_layout(add: _Add) -> None:
     add("--zero", type=int, default=0, metavar="0-3", help="what --dp shards: 1 optimizer, 2 gradients, 3 weights too")
     add("--sequence-parallel", action="store_true", help="with --tp: shard the sequence between the sharded products")
     add("--schedule", default="1f1b", metavar="NAME", help="gpipe, 1f1b, interleaved or zero-bubble (default: 1f1b)")
+    add("--even-stages", action="store_true", help="as many blocks a stage as can be, instead of stages of even cost")
     add("--bucket", default="25M", metavar="SIZE", help="gradient bucket of an all-reduce (default: %(default)s)")
+
+
+def _add_style(add: _Add) -> None:
+    add(
+        "--recompute",
+        choices=["none", "selective", "full"],
+        default="none",
+        help="compute again in backward: the core of attention (selective) or each repeated block (default: none)",
+    )
+    add("--fp8", action="store_true", help="run the products of repeated blocks in FP8, with the casts that takes")
+    add("--eager", action="store_true", help="on a GPU: each operator is a kernel that the host launches, unfused")
 
 
 def _add_faults(add: _Add) -> None:
@@ -121,6 +134,14 @@ def _launched(args: argparse.Namespace) -> tuple[str, tuple[str, ...], dict[str,
     return line.script, tuple(line.argv), {"world_size": line.world_size, "module": line.module}
 
 
+# Options that are called and mean the same in pipeline.Options.
+_AS_THEY_ARE = (
+    "trace_ranks", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed",
+    "dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "even_stages",
+    "recompute", "fp8", "eager", "collective_algorithm", "oversubscription",
+)  # fmt: skip
+
+
 def _options(args: argparse.Namespace, chosen: dict[str, Any]) -> "pipeline.Options":
     from neuronprof import pipeline
 
@@ -133,11 +154,9 @@ def _options(args: argparse.Namespace, chosen: dict[str, Any]) -> "pipeline.Opti
         raise NeuronprofError(
             f"The folder {output.parent} for the trace does not exist; create it or choose another path with -o."
         )
-    same = ("trace_ranks", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed")
-    layout = ("dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule")
     return pipeline.Options(
         output=output,
-        **{name: getattr(args, name) for name in (*same, *layout, "collective_algorithm", "oversubscription")},
+        **{name: getattr(args, name) for name in _AS_THEY_ARE},
         bucket_bytes=units.parse_size(args.bucket),
         jitter=_jitter(args.jitter),
         slow_chips=_numbered("--slow-chip", args.slow_chip, float, "17=1.3"),

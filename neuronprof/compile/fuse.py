@@ -62,12 +62,13 @@ class _Candidate:
     parts: dict[tuple[int, int], int]
 
 
-def fuse(graph: Graph, works: list[Work], *, into_products: bool = True) -> list[Group]:
+def fuse(graph: Graph, works: list[Work], *, into_products: bool = True, chains: bool = True) -> list[Group]:
     """Groups the operators of a graph, in an order that keeps every dependency.
 
     works: cost of each of graph.signatures. Views and operators that move nothing belong to no group. An operator joins the group that
     made one of its inputs when both walk the same rows, no later group touches what it needs, and the group stays small enough.
-    into_products: chains may follow a matrix product in its group; without it, only adding the result to a sum may.
+    into_products: chains may follow a matrix product in its group; without it, only adding the result to a sum may. chains: operators are
+    fused at all.
     """
     anchors = _ANCHORS if into_products else _CHAINS
     groups: list[Group] = []
@@ -75,7 +76,7 @@ def fuse(graph: Graph, works: list[Work], *, into_products: bool = True) -> list
     access: dict[int, _Access] = {}
     runs = [[contiguous_bytes(t) for t in (*s.inputs, *s.outputs)] for s in graph.signatures]
     for found in _on_device(graph, works):
-        group = _joined(groups, access, found, anchors)
+        group = _joined(groups, access, found, anchors) if chains else None
         if group is None or group.index < launched:
             group = Group(len(groups), [], found.work.kind, found.phase, found.work.elements)
             groups.append(group)

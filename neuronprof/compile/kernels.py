@@ -30,6 +30,7 @@ class Kernels(Lowering):
     def __init__(self, graph: Graph, works: list[Work], chip: Chip) -> None:
         super().__init__(graph, works)
         self._cache = chip.memory.sbuf
+        self._eager = chip.eager
         self._exposed = chip.kernels.exposed if chip.kernels else 1.0
         self._before: list[int] = []  # instructions of the kernel before
         self._product: list[int] | None = None  # what that kernel awaited, if it was a product
@@ -68,6 +69,8 @@ class Kernels(Lowering):
         awaited = [*self._before, *self._due, *ready, *(() if products else beside)]
         self._due = beside if products else []
         self._product = awaited if products else None
+        if self._eager:
+            awaited.append(self.builder.add(Opcode.LAUNCH, Queue.HOST, group.ops[0], (1, 0, 0, 0)))
         kernel = [self._add(*product, awaited) for product in products]
         if group.kind is not OpKind.ATTENTION:  # what fused attention does besides its products is in their efficiency
             kernel += [

@@ -48,7 +48,7 @@ def compile_graph(graph: Graph, chip: Chip, lnc: int) -> Program:
 def lower(graph: Graph, chip: Chip, lnc: int) -> Lowered:
     """The instructions of one segment's graph."""
     works = [work(s) for s in graph.signatures]
-    groups = fuse(graph, works, into_products=chip.kernels is None)
+    groups = fuse(graph, works, into_products=chip.kernels is None, chains=not chip.eager)
     plans = plan(graph, groups, chip.memory.sbuf * lnc)
     lowering = Kernels(graph, works, chip) if chip.kernels else Tiled(graph, works, chip, lnc)
     # A host that waits for a result launches what follows only then; one that never waits launches ahead of the device. The first launch

@@ -181,7 +181,10 @@ class Price:
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip. quantities: 'section.field' to Quantity, for whoever asks where a number comes from."""
+    """One chip. eager: where there are kernels, each operator is one of its own that the host launches; a user's choice.
+
+    quantities: 'section.field' to Quantity, for whoever asks where a number comes from.
+    """
 
     name: str
     title: str
@@ -199,6 +202,7 @@ class Chip:
     host: Host
     price: Price
     kernels: Kernels | None = None
+    eager: bool = False
     quantities: dict[str, Quantity] = field(default_factory=dict, repr=False)
 
     def ranks(self, lnc: int) -> int:

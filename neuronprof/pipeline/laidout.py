@@ -52,6 +52,11 @@ class StepSimulator:
     def __init__(self, graph: "Graph", chip: "Chip", lnc: int, sizes: tuple[int, ...] = ()) -> None:
         self._graph, self._chip, self._lnc, self._sizes = graph, chip, lnc, sizes
 
+    def retune(self, chip: "Chip") -> None:
+        """Goes on with a chip that costs differ on, but that programs are compiled for alike."""
+        self._compiler  # noqa: B018  (for the chip that it was made with)
+        self._chip = chip
+
     @cached_property
     def _planner(self) -> Planner:
         return Planner(self._graph, self._sizes)

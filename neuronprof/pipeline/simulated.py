@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from neuronprof.compile.memory import check_fit, peak_levels
 from neuronprof.distribute.plan import StagePlan, plan
 from neuronprof.distribute.recorded import stage_plan
+from neuronprof.distribute.styles import styled
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
+from neuronprof.hardware.spec import Chip
 from neuronprof.pipeline.compiled import Compiled, Compiler
 from neuronprof.pipeline.machine import check_world, cores_a_rank
 from neuronprof.pipeline.options import Options
@@ -101,7 +103,7 @@ class Simulation:
             return _once(plans, [part]) if segment.kind == "step" or whole else None
         key = part.content()
         if key not in plans:
-            made = plan(part, layout)
+            made = plan(styled(part, options.recompute, fp8=options.fp8), layout)
             self.notes |= made.notes
             plans[key] = made.stages
         return plans[key]
@@ -147,8 +149,17 @@ def _part(stage: "Recording", number: int, kind: str) -> "Graph | None":
     return stage.graph.slice(stage.segments[number].start, stage.segments[number].stop)
 
 
-def _job(recording: "Recording", options: Options) -> tuple[Job, dict[str, int]]:
+def _chip(options: Options) -> Chip:
     chip = load_chip(options.chip)
+    if options.eager and chip.kernels is None:
+        raise NeuronprofError(
+            f"--eager is for GPUs, whose operators are kernels; {chip.name} runs a step as one compiled graph, so leave it out."
+        )
+    return replace(chip, eager=options.eager)
+
+
+def _job(recording: "Recording", options: Options) -> tuple[Job, dict[str, int]]:
+    chip = _chip(options)
     lnc = cores_a_rank(chip, options.lnc)
     layout = options.layout()
     if recording.world > 1 or recording.stages:

@@ -39,7 +39,7 @@ def durations(program: Program, chip: Chip, kernels: Kernels) -> np.ndarray:
         elif opcode in DMA_OPCODES:
             seconds[rows] = hbm(operands, chip, kernels)
         elif opcode == Opcode.LAUNCH:
-            seconds[rows] = chip.host.launch
+            seconds[rows] = np.where(operands[:, 0] > 0, kernels.issue, chip.host.launch)
     return np.rint(seconds * PICOSECONDS).astype(np.int64)
 
 

@@ -1,10 +1,14 @@
 """Lowering to kernels: what runs side by side, and what follows what."""
 
+from dataclasses import replace
+
 import toys
 
 from neuronprof.compile.lower import compile_graph
+from neuronprof.graph.groups import Mesh
+from neuronprof.graph.ir import CollectiveCall
 from neuronprof.program import Access, Opcode
-from neuronprof.terms import Role
+from neuronprof.terms import Collective, Role
 
 
 def shown(program):
@@ -35,4 +39,29 @@ def test_fused_attention_is_one_kernel_of_which_a_causal_mask_spares_half():
         ("ATTENTION", [16, 128, 64, 256], []),
         ("DMA_LOAD", [768 * 2**10, 768 * 2**10, Access.STREAMING, 0], []),
         ("DMA_STORE", [256 * 2**10, 256 * 2**10, Access.STREAMING, 0], []),
+    ]
+
+
+def test_eager_operators_are_kernels_that_the_host_launches():
+    found = shown(compile_graph(toys.mlp(batch=128), replace(toys.gpu(), eager=True), 1))
+    assert [name for name, _, _ in found] == ["LAUNCH", "MATMUL", "DMA_LOAD", "LAUNCH", "TENSOR_SCALAR", "DMA_STORE"]
+    assert found[4][2] == [1, 2, 3]
+
+
+def test_collectives_beside_products_are_mostly_hidden():
+    # x is gathered before the product that takes it: a quarter of it first, the rest while the product runs, before what follows it.
+    g = toys.GraphBuilder()
+    part = g.tensor(32, 512, dtype="bfloat16", role=Role.INPUTS)
+    w = g.tensor(512, 512, dtype="bfloat16", role=Role.WEIGHTS)
+    x, h, y = (g.tensor(128, 512, dtype="bfloat16", birth=i) for i in range(3))
+    gather = g.op("_c10d_functional.all_gather_into_tensor.default", [part], [x])
+    g.op("aten.mm.default", [x, w], [h])
+    g.op("aten.relu.default", [h], [y])
+    call = CollectiveCall(Collective.ALL_GATHER, 128 * 512 * 2, Mesh((("tp", 4),)).group("tp"))
+    found = shown(compile_graph(replace(g.graph(), collectives={gather: call}), toys.gpu(exposed=0.25), 1))
+    assert [(name, operands[0], deps) for name, operands, deps in found if not name.startswith("DMA")] == [
+        ("COLLECTIVE", 32768, []),
+        ("COLLECTIVE", 98304, []),
+        ("MATMUL", 1, [0]),
+        ("TENSOR_SCALAR", 65536, [1, 2, 3, 4]),
     ]

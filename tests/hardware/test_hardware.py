@@ -8,7 +8,7 @@ from neuronprof.hardware.load import chip_names, load_chip
 from neuronprof.hardware.spec import Chip, Kernels
 from neuronprof.terms import Provenance
 
-GPUS = ["a100-80gb", "a100-p4de", "b200", "gb200", "h100-80gb", "h200"]
+GPUS = ["a100-40gb", "a100-80gb", "a100-p4de", "b200", "gb200", "h100-80gb", "h200"]
 SHIPPED = [*GPUS, "trainium1", "trainium2", "trainium3", "trainium4", "trainium4-announced"]
 CLOCK = 'clock = { value = 2_800_000_000, unit = "Hz", provenance = "documented", source = "guide" }'
 
@@ -133,7 +133,7 @@ def test_a_file_overrides_its_base(tmp_path: Path) -> None:
 
 def test_unknown_chip_is_told_with_a_suggestion() -> None:
     with pytest.raises(
-        NeuronprofError, match=r"no chip 'trainum3' \(did you mean 'trainium3'\?\); choose one of a100-80gb"
+        NeuronprofError, match=r"no chip 'trainum3' \(did you mean 'trainium3'\?\); choose one of a100-40gb"
     ):
         load_chip("trainum3")
 
@@ -185,7 +185,7 @@ def test_unknown_chip_is_told_with_a_suggestion() -> None:
         (with_base("clock = 3"), "'clock' is not known; outside the sections stand base, title, aliases, topology"),
         (with_base('topology = "ring"'), "topology is 'ring', but must be switch or torus"),
         (with_base("title = 4"), "title must be a text in quotes"),
-        ('base = "trainium9"', "base is 'trainium9', but must be one of a100-80gb"),
+        ('base = "trainium9"', "base is 'trainium9', but must be one of a100-40gb"),
         ("[tensor]\n" + CLOCK, "title is missing"),
         (
             'title = "a"\ntopology = "torus"\n[tensor]\n' + CLOCK,

@@ -1,13 +1,12 @@
 """Predicts measured steps: the training script of each row is recorded, laid out, compiled and simulated like any other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuronprof.distribute.layout import Layout
 from neuronprof.distribute.pieces import even
-from neuronprof.distribute.styles.fp8 import in_fp8
-from neuronprof.distribute.styles.recompute import recomputed
+from neuronprof.distribute.styles import RECOMPUTE, styled
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 from neuronprof.pipeline.laidout import StepSimulator
@@ -25,7 +24,6 @@ _FEW = 4
 _TEMPLATES = 3
 # Where a source does not say what is computed again, the least that fits is taken. Tuned frameworks gather the inputs of tensor-parallel
 # products again in backward, which are counted here as kept: this much too many bytes still fit.
-_RECOMPUTE = ("none", "selective", "full")
 _SLACK = 1.2
 
 
@@ -52,7 +50,16 @@ class Predictor:
         """chips: to be taken instead of the shipped ones of the same name."""
         self._chips = dict(chips or {})
         self._graphs: dict[object, Graph] = {}
-        self._simulators: dict[object, StepSimulator] = {}
+        self._simulators: dict[tuple[object, ...], StepSimulator] = {}
+
+    def retune(self, name: str, **fields: float) -> None:
+        """Goes on with other numbers in the section [kernels] of a chip; those that compiling looks at stay."""
+        chip = self._chip(name)
+        assert chip.kernels is not None
+        self._chips[name] = replace(chip, kernels=replace(chip.kernels, **fields))
+        for key, simulator in self._simulators.items():
+            if chip.name in key:
+                simulator.retune(self._chips[name])
 
     def predict(self, row: Row) -> Outcome:
         """A row's step time, or why there is none."""
@@ -60,11 +67,13 @@ class Predictor:
             return self._predicted(row)
         except NeuronprofError as error:
             return outcome(row, None, str(error))
+        except Exception as error:  # a mistake of ours in one row must not cost the others
+            return outcome(row, None, f"neuronprof failed: {type(error).__name__}: {error}")
 
     def _predicted(self, row: Row) -> Outcome:
         chip = self._chip(row.chip)
         layout = layout_of(row, chip)
-        for recompute in (row.recompute,) if row.recompute else _RECOMPUTE:
+        for recompute in (row.recompute,) if row.recompute else RECOMPUTE:
             seconds, share = self._whole(row, chip, layout, recompute)
             if share <= _SLACK:
                 break
@@ -100,8 +109,8 @@ class Predictor:
         fp8 = row.precision.startswith("fp8") and chip.peak.fp8 > chip.peak.bf16
         key = (script, arguments, recompute, fp8, chip.name, sizes)
         if key not in self._simulators:
-            graph = recomputed(self._captured(script, arguments), recompute)
-            self._simulators[key] = StepSimulator(in_fp8(graph) if fp8 else graph, chip, int(chip.package.lnc), sizes)
+            graph = styled(self._captured(script, arguments), recompute, fp8=fp8)
+            self._simulators[key] = StepSimulator(graph, chip, int(chip.package.lnc), sizes)
         return self._simulators[key]
 
     def _captured(self, script: str, arguments: tuple[str, ...]) -> "Graph":

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, reduce
+from math import prod
 from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +25,8 @@ from neuronprof.trace import reader, schema
 if TYPE_CHECKING:
     import pandas as pd
 
-_FEW = 1 << 16
+_FEW = 1 << 16  # numbers that are counted rather than sorted
+_FEW_WORDS = 4  # words that are compared one by one
 EVALUATION = -1  # the step of what runs between training steps
 
 State = dict[str, "pd.DataFrame"]
@@ -72,6 +74,7 @@ class Events:
 
     columns: Mapping[str, NDArray[Any]]
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    _known: dict[tuple[str, frozenset[str]], NDArray[np.bool_]] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -84,11 +87,20 @@ class Events:
         return Events({name: column[rows] for name, column in self.columns.items()}, self.words)
 
     def among(self, name: str, words: Iterable[str]) -> NDArray[np.bool_]:
-        """Whether the string column has one of the words."""
-        wanted = np.zeros(len(self.words[name]) + 1, bool)
-        wanted[[code for code, word in enumerate(self.words[name]) if word in set(words)]] = True
-        result: NDArray[np.bool_] = wanted[self.columns[name]]
-        return result
+        """Whether the string column has one of the words; computed once and read-only."""
+        key = (name, frozenset(words))
+        if key not in self._known:
+            codes = [code for code, word in enumerate(self.words[name]) if word in key[1]]
+            found = np.isin(self.columns[name], codes) if len(codes) > _FEW_WORDS else self._equal(name, codes)
+            found.flags.writeable = False
+            self._known[key] = found
+        return self._known[key]
+
+    def _equal(self, name: str, codes: list[int]) -> NDArray[np.bool_]:
+        found = np.zeros(len(self), bool)
+        for code in codes:
+            found |= self.columns[name] == code
+        return found
 
     def text(self, name: str, codes: NDArray[Any]) -> NDArray[np.object_]:
         """Codes of a string column as strings, '' for null."""
@@ -118,7 +130,7 @@ class Chip:
         """A span for each rank of the chip and each window, also where nothing happened."""
         timed = self.events.take(~self.events.among("kind", [Kind.MEMORY]))
         ranks, steps = _present(self.events["rank"]), _present(timed["step"])
-        key = np.searchsorted(ranks, timed["rank"]) * len(steps) + np.searchsorted(steps, timed["step"])
+        key = _places(timed["rank"], ranks) * len(steps) + _places(timed["step"], steps)
         if (key[1:] < key[:-1]).any():
             order = intervals.sorted_by(key, len(ranks) * len(steps))
             timed, key = timed.take(order), key[order]
@@ -137,6 +149,15 @@ def _present(values: NDArray[Any]) -> NDArray[np.int64]:
         low = int(values.min())
         return np.flatnonzero(np.bincount(values - low)) + low
     return np.unique(values).astype(np.int64)
+
+
+def _places(values: NDArray[Any], distinct_values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each value among the distinct ones."""
+    if len(distinct_values) <= 1:
+        return np.zeros(len(values), np.int64)
+    if int(distinct_values[-1]) - int(distinct_values[0]) == len(distinct_values) - 1:
+        return values.astype(np.int64) - distinct_values[0]
+    return np.searchsorted(distinct_values, values)
 
 
 def _span(rank: int, window: Window, events: Events) -> Span:
@@ -187,12 +208,23 @@ def distinct(columns: list[NDArray[Any]]) -> tuple[list[NDArray[np.int64]], NDAr
     sizes = [int(column.max(initial=-1)) + 2 for column in columns]
     for column, size in zip(columns, sizes, strict=True):
         packed = packed * size + column + 1
-    rows, position = np.unique(packed, return_inverse=True)
+    rows, position = _unique(packed, prod(sizes))
     found = []
     for size in reversed(sizes):
         found.append(rows % size - 1)
         rows = rows // size
-    return found[::-1], position.astype(np.int64)
+    return found[::-1], position
+
+
+def _unique(packed: NDArray[np.int64], bound: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct values, sorted, and the place of each; counted instead of sorted where they are small."""
+    if bound > max(_FEW, 4 * len(packed)):
+        rows, position = np.unique(packed, return_inverse=True)
+        return rows, position.astype(np.int64)
+    rows = np.flatnonzero(np.bincount(packed, minlength=1))
+    place = np.zeros(bound, np.int64)
+    place[rows] = np.arange(len(rows))
+    return rows, place[packed]
 
 
 BASE = schema.select("step", "rank", "kind", "start_ts", "duration_ns")

@@ -139,9 +139,9 @@ def _claims(span: Span, name: str) -> Pieces:
     else:
         copies = events.among("name", HOST_COPIES)
         if name == "hbm":
-            mine &= ~copies
+            mine = mine & ~copies
         elif name == "host":
-            mine &= copies | events.among("engine", [Engine.HOST])
+            mine = mine & (copies | events.among("engine", [Engine.HOST]))
         rows = np.flatnonzero(mine)
         start, end = span.start[rows], span.end[rows]
     low, high, of = intervals.partition(start, end)

@@ -141,10 +141,11 @@ def _idle(span: Span, engine: Engine) -> _Idle:
         if len(rows)
         else np.zeros(len(low), np.int64)
     )
+    of_word = np.full(len(span.events.words["wait_for"]) + 1, len(CAUSES))
+    for code, word in enumerate(span.events.words["wait_for"]):
+        of_word[code] = CAUSES.index(word) if word in CAUSES else len(CAUSES)
     cause = np.full(len(low), len(CAUSES))
-    for position, name in enumerate(CAUSES):
-        if len(rows):
-            cause[known & span.events.among("wait_for", [name])[ended_by]] = position
+    cause[known] = of_word[span.events["wait_for"][ended_by[known]]]
     waited[cause == len(CAUSES)] = 0
     by_cause = np.zeros(len(CAUSES) + 1, np.int64)
     np.add.at(by_cause, cause, waited)
@@ -156,11 +157,13 @@ def _idle(span: Span, engine: Engine) -> _Idle:
 
 def _first_at(start: NDArray[np.int64], rows: NDArray[np.intp], times: NDArray[np.int64]) -> NDArray[np.intp]:
     """For each time the row of the event that starts then; -1 where none does."""
-    order = np.argsort(start, kind="stable")
-    at = np.searchsorted(start[order], times)
+    if (start[1:] < start[:-1]).any():
+        order = np.argsort(start, kind="stable")
+        start, rows = start[order], rows[order]
+    at = np.searchsorted(start, times)
     found = np.full(len(times), -1, np.intp)
     known = at < len(rows)
-    found[known] = rows[order][at[known]]
+    found[known] = rows[at[known]]
     return found
 
 

@@ -29,7 +29,7 @@ class Longest(Analyzer):
         both = pd.concat([a["longest"], b["longest"]])
         return {"longest": both.groupby("name", as_index=False).max()}
 
-    def finish(self, state, context):
+    def finish(self, state, _context):
         return {"longest": state["longest"]}
 
 

@@ -84,6 +84,8 @@ class Events:
 
     def take(self, rows: NDArray[Any] | slice) -> "Events":
         """The rows of a mask, an index array or a slice."""
+        if isinstance(rows, np.ndarray) and rows.dtype == bool:
+            rows = np.flatnonzero(rows)  # once for all columns
         return Events({name: column[rows] for name, column in self.columns.items()}, self.words)
 
     def among(self, name: str, words: Iterable[str]) -> NDArray[np.bool_]:

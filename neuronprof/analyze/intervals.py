@@ -30,17 +30,11 @@ def _ascending(values: Times) -> bool:
     return bool((values[1:] >= values[:-1]).all())
 
 
-def sorted_by(keys: NDArray[np.int64], count: int, order: Rows | None = None) -> Rows:
-    """The rows sorted by small keys, those of one key in the given order.
-
-    Args:
-        keys: 0 to count - 1, one a row.
-        count: number of keys.
-        order: of the rows of one key; None: as they stand.
-    """
+def sorted_by(keys: NDArray[np.int64], count: int) -> Rows:
+    """The rows sorted by small keys, 0 to count - 1; those of one key as they stand."""
     if count <= np.iinfo(np.uint16).max:  # numpy sorts short integers by radix, ten times faster
         keys = keys.astype(np.uint16)
-    return np.argsort(keys, kind="stable") if order is None else order[np.argsort(keys[order], kind="stable")]
+    return np.argsort(keys, kind="stable")
 
 
 def length(starts: Times, ends: Times) -> int:
@@ -117,14 +111,11 @@ def union_by(keys: NDArray[np.int64], starts: Times, ends: Times, count: int) ->
         ends: one a start.
         count: number of keys.
     """
-    order = sorted_by(keys, count, None if _ascending(starts) else np.argsort(starts, kind="stable"))
-    keys, starts, ends = keys[order], starts[order], ends[order]
-    heights = np.sort(ends)  # ends by rank: key * rows + rank grows from key to key and cannot overflow as times would
-    ranks = np.searchsorted(heights, ends) + keys * len(keys)
-    reach = heights[np.maximum.accumulate(ranks) - keys * len(keys)]
-    begin = starts.copy()
-    same = keys[1:] == keys[:-1]
-    begin[1:] = np.where(same, np.maximum(starts[1:], reach[:-1]), starts[1:])
-    result = np.zeros(count, np.int64)
-    np.add.at(result, keys, np.maximum(ends - begin, 0))
-    return result
+    from neuronprof.analyze import sweep  # numba takes as long to load as all the rest
+
+    lengths: Times
+    lengths, known = sweep.unions(keys, starts, ends, count)
+    if not known:
+        order = np.argsort(starts, kind="stable")
+        lengths, _ = sweep.unions(keys[order], starts[order], ends[order], count)
+    return lengths

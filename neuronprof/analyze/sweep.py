@@ -1,4 +1,4 @@
-"""One sweep over the events of a rank that gives every instant to exactly one of them: the compiled loop behind `attribution`."""
+"""The compiled loops: one sweep over the events of a rank gives every instant to exactly one of them; unions of intervals by key."""
 
 import numpy as np
 from numba import njit
@@ -72,3 +72,20 @@ def _sweep(order, start, end, kind, kinds, low, high):
             found += 1
         now = until
     return charged, gaps[:found, 0].copy(), gaps[:found, 1].copy(), gaps[:found, 2].copy()
+
+
+@njit(**_KERNEL)
+def unions(keys, starts, ends, count):
+    """The length of the union of the intervals of each key, 0 to count - 1; and whether the starts of each key ascend: else it is wrong."""
+    length = np.zeros(count, np.int64)
+    reach = np.full(count, np.iinfo(np.int64).min)
+    before = reach.copy()
+    for row in range(len(keys)):
+        key, start, end = keys[row], starts[row], ends[row]
+        if start < before[key]:
+            return length, False
+        before[key] = start
+        if end > reach[key]:
+            length[key] += end - max(start, reach[key])
+            reach[key] = end
+    return length, True

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from neuronprof.analyze import intervals
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State
 from neuronprof.terms import Engine
@@ -11,6 +13,7 @@ from neuronprof.trace import schema
 if TYPE_CHECKING:
     import pandas as pd
 
+_ENGINES: dict[str | None, int] = {engine.value: place for place, engine in enumerate(Engine)}
 _MEASURES = ("busy_ns", "window_ns", "busy")
 
 
@@ -37,10 +40,13 @@ class Utilization(Analyzer):
 
         rows = []
         for span in chip.spans:
-            for position, engine in enumerate(Engine):
-                of = span.events.among("engine", [engine])
-                busy = intervals.length(span.start[of], span.end[of])
-                rows.append((span.rank, span.window.step, position, busy, span.window.time_ns))
+            places = [_ENGINES.get(word, len(_ENGINES)) for word in (*span.events.words["engine"], None)]
+            key = np.array(places)[span.events["engine"]]
+            busy = intervals.union_by(key, span.start, span.end, len(_ENGINES) + 1)
+            rows += [
+                (span.rank, span.window.step, place, int(busy[place]), span.window.time_ns)
+                for place in _ENGINES.values()
+            ]
         frame = pd.DataFrame(rows, columns=["rank", "step", "engine", "busy_ns", "window_ns"], dtype="int64")
         return {"spans": frame.groupby(["rank", "step", "engine"], as_index=False).sum()}
 

@@ -115,14 +115,14 @@ class StepSimulator:
 
 
 def _settled(layout: "Layout") -> "tuple[Layout | None, Layout]":
-    """The two smaller steps that stand for a long one; (None, the layout) for one that is short itself."""
-    unit = layout.pp if layout.schedule == "interleaved" else 1
-    step = -(-unit // layout.microbatches)
-    while step * layout.microbatches % unit:
-        step += 1
+    """The two smaller steps that stand for a long one; (None, the layout) for one that is short itself.
+
+    Once a pipeline has settled, its times repeat after as many micro-batches as it has stages.
+    """
+    step = next(n for n in range(1, layout.pp + 1) if n * layout.microbatches % layout.pp == 0)
     passes = 2 * layout.pp * layout.vp if layout.schedule == "interleaved" else layout.pp
     fewest = -(-(passes + _SETTLED) // layout.microbatches)
-    fewest += -fewest % step
+    fewest += (layout.accumulate - fewest) % step
     if layout.accumulate <= 2 * fewest + step:
         return None, layout
     return replace(layout, accumulate=fewest), replace(layout, accumulate=fewest + step)

@@ -12,6 +12,7 @@ VERBS = {
     "analyze": "find what holds a trace's steps back",
     "view": "show a trace's timeline in a browser",
     "sweep": "simulate many layouts of a training script, and say which is best and why",
+    "compare-chips": "simulate a training script on several machines, with time and cost beside each other",
     "validate": "hold the simulator against training steps that others measured",
     "collectives": "print how long collectives take on a simulated machine",
     "diff": "compare traces: where the difference in step time comes from, and whether it is noise",
@@ -54,7 +55,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for verb, text in VERBS.items():
         sub = verbs.add_parser(verb, help=text, description=text[0].upper() + text[1:] + ".")
         if verb == called:
-            module = importlib.import_module(f"neuronprof.cli.{verb}")
+            module = importlib.import_module(f"neuronprof.cli.{verb.replace('-', '_')}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser

@@ -12,7 +12,7 @@ from neuronprof.terms import Provenance
 
 _FOLDER = Path(__file__).parent
 _TOPOLOGIES = ("switch", "torus")
-_TEXTS = ("base", "title", "aliases", "topology")
+_TEXTS = ("base", "title", "aliases", "instance", "topology")
 _SECTIONS: dict[str, dict[str, Field[Any]]] = {
     f.name: {g.name: g for g in fields(f.type)}
     for f in fields(Chip)
@@ -35,7 +35,7 @@ def load_chip(name_or_path: str) -> Chip:
     """A shipped chip by name or alias, or the chip that a TOML file describes.
 
     A file may start from a shipped chip with `base = "trainium4"` and give only what differs. The aliases of a shipped chip stand in its
-    file, separated by spaces.
+    file, separated by spaces; the instance that has it is one of its names too.
 
     Raises:
         NeuronprofError: no such chip or file, or a mistake in the file, named with its field.
@@ -45,7 +45,8 @@ def load_chip(name_or_path: str) -> Chip:
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         return _chip(Path(name_or_path))
     for name in chip_names():
-        if name_or_path in tomllib.loads((_FOLDER / f"{name}.toml").read_text()).get("aliases", "").split():
+        texts = tomllib.loads((_FOLDER / f"{name}.toml").read_text())
+        if name_or_path in (*texts.get("aliases", "").split(), texts.get("instance")):
             return load_chip(name)
     raise NeuronprofError(
         f"There is no chip '{name_or_path}'{_suggestion(name_or_path, chip_names())}; "
@@ -74,6 +75,7 @@ def _chip(path: Path) -> Chip:
         name=path.stem,
         title=head["title"],
         topology=head["topology"],
+        instance=head.get("instance", ""),
         quantities={
             f"{s}.{f}": q for s, names in _SECTIONS.items() for f in names if (q := sections.get(s, {}).get(f))
         },

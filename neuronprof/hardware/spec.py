@@ -203,6 +203,7 @@ class Chip:
     price: Price
     kernels: Kernels | None = None
     eager: bool = False
+    instance: str = ""  # the EC2 instance type that has it, 'p5'; '' for none
     quantities: dict[str, Quantity] = field(default_factory=dict, repr=False)
 
     def ranks(self, lnc: int) -> int:

@@ -83,15 +83,27 @@ def sweep(
     Raises:
         NeuronprofError: no layout of the grid divides the ranks.
     """
+    return tried(step, machines, *layouts(grid, machines.ranks, step.samples), workers=workers, done=done)
+
+
+def tried(
+    step: Step,
+    machines: Machines,
+    possible: "Sequence[Layout]",
+    refused: "Sequence[tuple[Layout, str]]" = (),
+    *,
+    workers: int = 1,
+    done: Callable[[int, int], None] = lambda _done, _count: None,
+) -> "pd.DataFrame":
+    """As `sweep`, of layouts that are given; refused: layouts that cannot be, with the reason."""
     import pandas as pd
 
-    possible, refused = layouts(grid, machines.ranks, step.samples)
     found = [LaidOut(layout, {}, 0, None, reason) for layout, reason in refused]
     for results in _simulated(step.graph, machines, possible, workers):
         found += results
         done(len(found) - len(refused), len(possible))
-    rows = [_row(result, step, machines) for result in found]
-    table = pd.DataFrame(rows).sort_values(
+    table = pd.DataFrame([_row(result, step, machines) for result in found])
+    table = table.sort_values(
         ["step_time_ns", "over_bytes", *AXES], na_position="last", ignore_index=True, kind="stable"
     )
     table["pareto"] = _pareto(table)

@@ -182,7 +182,10 @@ def test_unknown_chip_is_told_with_a_suggestion() -> None:
             with_base("[package]", 'lnc = { value = 3, unit = "cores", provenance = "assumed", source = "a" }'),
             r"package.lnc must divide package.cores \(2\)",
         ),
-        (with_base("clock = 3"), "'clock' is not known; outside the sections stand base, title, aliases, topology"),
+        (
+            with_base("clock = 3"),
+            "'clock' is not known; outside the sections stand base, title, aliases, instance, topology",
+        ),
         (with_base('topology = "ring"'), "topology is 'ring', but must be switch or torus"),
         (with_base("title = 4"), "title must be a text in quotes"),
         ('base = "trainium9"', "base is 'trainium9', but must be one of a100-40gb"),

@@ -84,6 +84,10 @@ def _limits(args: argparse.Namespace) -> dict[tuple[str, str], "Limit"]:
 
     found = {}
     table = _project(Path.cwd())
+    if unknown := set(table) - {"max", "min"}:
+        raise NeuronprofError(
+            f"[tool.neuronprof.check] has '{min(unknown)}', which is neither max nor min; mend the name."
+        )
     for side in ("max", "min"):
         named = table.get(side, {})
         if not isinstance(named, dict):

@@ -91,3 +91,9 @@ def test_a_project_file_that_cannot_be_read(trace, tmp_path, capsys):
     (tmp_path / "pyproject.toml").write_text("[tool")
     assert main(["check", trace]) == 2
     assert "pyproject.toml cannot be read" in capsys.readouterr().err
+
+
+def test_a_misspelt_table_of_limits_is_refused(trace, tmp_path, capsys):
+    (tmp_path / "pyproject.toml").write_text("[tool.neuronprof.check]\nmaximum = { idle = 0.1 }\n")
+    assert main(["check", trace]) == 2
+    assert "has 'maximum', which is neither max nor min" in capsys.readouterr().err

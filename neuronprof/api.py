@@ -72,11 +72,11 @@ class Trace:
         Raises:
             NeuronprofError: there is no analysis of this name; the message lists all.
         """
-        from neuronprof.analyze import analyzer, registry
+        from neuronprof.analyze import registry
 
         if name not in self._tables:
             wanted = registry.find(name)
-            self._tables |= analyzer.run(self.file, [wanted], mapper=self._mapper)[wanted.name]
+            self._tables |= registry.run(self.file, [wanted], mapper=self._mapper)[wanted.name]
         return self._tables[name].copy()
 
     def summary(self) -> "Report":

@@ -249,7 +249,7 @@ def run(
     Raises:
         NeuronprofError: the trace is damaged.
     """
-    context = Context(trace.metadata, _windows(trace))
+    context = context_of(trace)
     tasks = [_Task(trace.path, chip, tuple(analyzers), context.windows) for chip in trace.chips or [0]]
     states = list(mapper(_map_chip, tasks))
     finished = {}
@@ -290,6 +290,11 @@ def events(table: pa.Table) -> Events:
             column = column.indices.fill_null(-1)
         columns[name] = column.to_numpy(zero_copy_only=False)
     return Events(columns, words)
+
+
+def context_of(trace: reader.TraceFile) -> Context:
+    """What a trace tells besides its events."""
+    return Context(trace.metadata, _windows(trace))
 
 
 def _windows(trace: reader.TraceFile) -> tuple[Window, ...]:

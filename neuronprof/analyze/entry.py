@@ -37,5 +37,5 @@ def analyze(
     wanted = [one if isinstance(one, analyzer.Analyzer) else registry.find(one) for one in analyses]
     chosen = list(dict.fromkeys(wanted)) or [*registry.ANALYZERS, *registry.installed()]
     with execution.on(workers) as local:
-        results = analyzer.run(file, chosen, mapper=local if client is None else execution.mapper(client))
+        results = registry.run(file, chosen, mapper=local if client is None else execution.mapper(client))
     return {name: table for tables in results.values() for name, table in tables.items()}

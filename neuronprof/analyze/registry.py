@@ -1,17 +1,22 @@
 """The analyzers there are, and how users name them and their tables."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 
-from neuronprof.analyze.analyzer import Analyzer
+from neuronprof.analyze import analyzer as chips
+from neuronprof.analyze.analyzer import Analyzer, Mapper, State
 from neuronprof.analyze.attribution import Attribution
 from neuronprof.analyze.bottlenecks import Bottlenecks
 from neuronprof.analyze.communication import Communication
+from neuronprof.analyze.critical_path import CriticalPath
 from neuronprof.analyze.memory import Memory
 from neuronprof.analyze.roofline import Roofline
 from neuronprof.analyze.underused import Underused
 from neuronprof.analyze.utilization import Utilization
+from neuronprof.analyze.walk import Walk, Whole
 from neuronprof.errors import NeuronprofError
+from neuronprof.trace import reader
 
 ANALYZERS: tuple[Analyzer, ...] = (
     Utilization(),
@@ -22,6 +27,7 @@ ANALYZERS: tuple[Analyzer, ...] = (
     Roofline(),
     Memory(),
 )
+WALKS: tuple[Walk, ...] = (CriticalPath(),)  # asked by name, of a whole step
 NAMES = tuple(analyzer.name for analyzer in ANALYZERS)
 GROUP = "neuronprof.analyzers"  # the entry points under which packages offer analyzers of their own
 
@@ -54,15 +60,27 @@ def installed() -> tuple[Analyzer, ...]:
     return tuple(found)
 
 
-def find(name: str) -> Analyzer:
-    """The analyzer that is called `name`, or has a table of that name.
+def find(name: str) -> Analyzer | Walk:
+    """The analyzer or walk that is called `name`, or has a table of that name.
 
     Raises:
         NeuronprofError: there is none.
     """
-    every = (*ANALYZERS, *installed())
-    for analyzer in every:
-        if name in analyzer.tables:
-            return analyzer
-    tables = ", ".join(table for analyzer in every for table in analyzer.tables)
+    every: list[Analyzer | Walk] = [*ANALYZERS, *WALKS, *installed()]
+    for question in every:
+        if name in question.tables:
+            return question
+    tables = ", ".join(table for question in every for table in question.tables)
     raise NeuronprofError(f"There is no analysis '{name}'; choose from {tables}.")
+
+
+def run(trace: reader.TraceFile, questions: Sequence[Analyzer | Walk], *, mapper: Mapper = map) -> dict[str, State]:
+    """The finished tables of each question, by its name; see `analyzer.run` for the arguments.
+
+    Raises:
+        NeuronprofError: the trace is damaged.
+    """
+    analyzers = [q for q in questions if isinstance(q, Analyzer)]
+    results = chips.run(trace, analyzers, mapper=mapper) if analyzers else {}
+    whole = Whole(trace)
+    return results | {walk.name: walk.answer(whole) for walk in questions if isinstance(walk, Walk)}

@@ -16,6 +16,7 @@ VERBS = {
     "validate": "hold the simulator against training steps that others measured",
     "collectives": "print how long collectives take on a simulated machine",
     "diff": "compare traces: where the difference in step time comes from, and whether it is noise",
+    "whatif": "say what a step would take if something were different",
     "check": "fail when a trace does not keep its limits, for continuous integration",
     "import": "read traces of PyTorch's profiler and of Neuron Explorer",
     "export": "write a trace for Perfetto, Neuron Explorer or a spreadsheet",

@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.add_argument("trace", help="the trace.parquet that neuronprof record wrote")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="utilization, bottlenecks, communication, underused, roofline, memory"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="utilization, bottlenecks, attribution, communication, underused, roofline, memory, critical_path",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(
@@ -55,17 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the analyses."""
-    from neuronprof.analyze import analyzer, execution, registry, summary
+    from neuronprof.analyze import execution, registry, summary
     from neuronprof.trace.reader import open_trace
 
     names = args.names or (registry.NAMES if args.json else _OVERVIEW)
     wanted = [table for name in names for table in (_tables(name) if args.names or args.json else [name])]
     trace = open_trace(args.trace)
     asked = {registry.find(name) for name in wanted}
+    more = [question for question in (*registry.WALKS, *registry.installed()) if question in asked]
     with execution.on(args.workers, args.dask) as mapper:
-        results = analyzer.run(
-            trace, [*registry.ANALYZERS, *(a for a in registry.installed() if a in asked)], mapper=mapper
-        )
+        results = registry.run(trace, [*registry.ANALYZERS, *more], mapper=mapper)
     figures = summary.pick(trace, results)
     tables = {name: results[registry.find(name).name][name] for name in dict.fromkeys(wanted)}
     if args.json:

@@ -54,7 +54,6 @@ class StepSimulator:
 
     def retune(self, chip: "Chip") -> None:
         """Goes on with a chip that costs differ on, but that programs are compiled for alike."""
-        self._compiler  # noqa: B018  (for the chip that it was made with)
         self._chip = chip
 
     @cached_property

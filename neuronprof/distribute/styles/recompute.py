@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -129,14 +130,14 @@ class _Rewriting:
         used = self._uses.get((buffer, block), [])
         return used[-1] if used else int(np.flatnonzero((self._region == BACKWARD) & (self._layer == block))[0])
 
-    @property
+    @cached_property
     def _uses(self) -> dict[tuple[int, int], list[int]]:
-        if not hasattr(self, "_used"):
-            self._used: dict[tuple[int, int], list[int]] = defaultdict(list)
-            for op in np.flatnonzero(self._region == BACKWARD).tolist():
-                for buffer in self._graph.inputs(op):
-                    self._used[buffer, int(self._layer[op])].append(op)
-        return self._used
+        """The backward operators of each block that read each buffer, by (buffer, block)."""
+        used: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for op in np.flatnonzero(self._region == BACKWARD).tolist():
+            for buffer in self._graph.inputs(op):
+                used[buffer, int(self._layer[op])].append(op)
+        return used
 
     def _let_go(self) -> None:
         """The first ones die with their last reader outside their block's backward."""

@@ -12,6 +12,7 @@ from neuronprof.analyze.communication import Communication
 from neuronprof.analyze.critical_path import CriticalPath
 from neuronprof.analyze.memory import Memory
 from neuronprof.analyze.roofline import Roofline
+from neuronprof.analyze.stragglers import Stragglers
 from neuronprof.analyze.underused import Underused
 from neuronprof.analyze.utilization import Utilization
 from neuronprof.analyze.walk import Walk, Whole
@@ -27,7 +28,7 @@ ANALYZERS: tuple[Analyzer, ...] = (
     Roofline(),
     Memory(),
 )
-WALKS: tuple[Walk, ...] = (CriticalPath(),)  # asked by name, of a whole step
+WALKS: tuple[Walk, ...] = (CriticalPath(), Stragglers())  # asked by name, of a whole step
 NAMES = tuple(analyzer.name for analyzer in ANALYZERS)
 GROUP = "neuronprof.analyzers"  # the entry points under which packages offer analyzers of their own
 

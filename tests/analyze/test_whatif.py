@@ -211,3 +211,27 @@ def test_a_trace_without_dependencies_comes_out_as_it_was(trace):
     again = changes.run(whole.step, whole.context)
     assert np.array_equal(again.start, whole.step.start)
     assert time_of(whole, "tensor=2") == 4  # a and b are one shorter each, and the gap between them stays
+
+
+@pytest.mark.parametrize(
+    ("fault", "ranks", "cause", "slower"),
+    [
+        ({"slow_chips": {2: 1.5}}, {8, 9, 10, 11}, "slow chip", 1.5),
+        ({"throttled": {5: 2.0}}, {5}, "slow tensor engine", 2.0),
+    ],
+)
+def test_a_planted_straggler_is_found_with_its_price(plain, recorded, fault, ranks, cause, slower):
+    from neuronprof.analyze.stragglers import Stragglers
+
+    slow = recorded("straggler", dp=16, **fault)
+    worst = Stragglers().answer(slow)["stragglers"].iloc[0]
+    assert worst["rank"] in ranks
+    assert worst["cause"] == cause
+    assert worst["slower"] == pytest.approx(slower, rel=0.01)
+    assert worst["gain_ns"] == pytest.approx(time_of(slow) - time_of(plain), rel=0.01)
+
+
+def test_nobody_is_blamed_where_all_ranks_are_the_same(plain):
+    from neuronprof.analyze.stragglers import Stragglers
+
+    assert Stragglers().answer(plain)["stragglers"].empty

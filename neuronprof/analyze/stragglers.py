@@ -1,0 +1,151 @@
+"""Who comes last to the collectives, why, and what the step would take if they were as quick as the others."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronprof.analyze import changes
+from neuronprof.analyze.analyzer import State
+from neuronprof.analyze.changes import programs
+from neuronprof.analyze.flow import Step
+from neuronprof.analyze.walk import Walk, Whole
+from neuronprof.terms import COMPUTE_ENGINES, Engine, WaitFor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SLOWER = 1.05  # times the median of like ranks; less is within the jitter of healthy ones
+_OF_CHIPS = ("slow chip", "slow HBM", "slow link", "late host")  # what all ranks of a chip share
+_PRICED = 4  # ranks whose price is computed
+_CAUSES = {
+    **dict.fromkeys(COMPUTE_ENGINES, "compute"),
+    Engine.DMA: "memory",
+    Engine.CC: "collective",
+    Engine.HOST: "host",
+}
+
+
+@dataclass(frozen=True)
+class Stragglers(Walk):
+    """Ranks by the time that others wait for them at collectives of the median step, why, and what the step would gain without it.
+
+    blamed_ns: time that others wait, over all ranks; last: collectives to which the rank comes last, of those at which somebody waits.
+    cause: slow chip (all its engines take longer than on the median of the ranks with the same program), slow tensor engine (as throttling
+    makes it), slow HBM, slow link, late host; else uneven work. gain_ns: of the step, by what-if, if the rank (of what a chip shares: its
+    chip) were as the others; of the worst four. arrivals: who came last to each collective, how long after the first, and from what.
+    """
+
+    name: ClassVar[str] = "stragglers"
+    tables: ClassVar[dict[str, tuple[str, ...]]] = {
+        "stragglers": ("rank", "chip", "last", "blamed_ns", "cause", "slower", "gain_ns", "gain"),
+        "arrivals": (
+            "step",
+            "collective",
+            "name",
+            "replica_group",
+            "start_ts",
+            "last_rank",
+            "skew_ns",
+            "waited_ns",
+            "cause",
+            "op_name",
+            "layer",
+        ),
+    }
+
+    def answer(self, whole: Whole) -> State:
+        """Arrivals of the typical step, added up by who came last."""
+        import pandas as pd
+
+        step = whole.step
+        if step is None or not len(step):
+            return {name: pd.DataFrame(columns=list(columns)) for name, columns in self.tables.items()}
+        arrivals = _arrivals(step)
+        late = arrivals[arrivals["waited_ns"] > 0]
+        blamed = late.groupby("last_rank", as_index=False).agg(
+            last=("waited_ns", "size"), blamed_ns=("waited_ns", "sum")
+        )
+        blamed = blamed.sort_values(["blamed_ns", "last_rank"], ascending=[False, True], ignore_index=True)
+        table = blamed.rename(columns={"last_rank": "rank"})
+        chip = dict(zip(step.events["rank"].tolist(), step.events["chip"].tolist(), strict=True))
+        table["chip"] = [chip[rank] for rank in table["rank"]]
+        causes = [_cause(step, whole, int(rank)) for rank in table["rank"]]
+        table["cause"], table["slower"] = [c for c, _ in causes], [s for _, s in causes]
+        table["gain_ns"] = [
+            _gain(step, whole, int(rank), causes[n][0]) if n < _PRICED else np.nan
+            for n, rank in enumerate(table["rank"])
+        ]
+        table["gain"] = table["gain_ns"] / max(step.window.time_ns, 1)
+        return {"stragglers": table[list(self.tables["stragglers"])], "arrivals": arrivals}
+
+
+def _arrivals(step: Step) -> "pd.DataFrame":
+    """A row a collective of several ranks."""
+    import pandas as pd
+
+    events = step.events
+    rows = np.flatnonzero(step.meeting >= 0)
+    waited = np.where(events.among("wait_for", [WaitFor.PEER])[rows], events["wait_ns"][rows], 0)
+    order = np.lexsort((events["rank"][rows], waited, step.meeting[rows]))
+    rows, waited = rows[order], waited[order]
+    first = np.flatnonzero(np.diff(step.meeting[rows], prepend=-1))
+    last = rows[first]  # who waits least comes last
+    before = step.released[last]
+    engines = events.text("engine", np.append(events["engine"], -1)[before])
+    columns = {name: events.text(name, events[name][last]) for name in ("name", "replica_group")}
+    labels = {name: events.text(name, np.append(events[name], -1)[before]) for name in ("op_name", "layer")}
+    return pd.DataFrame(
+        {
+            "step": step.window.step,
+            "collective": events["collective"][last],
+            **columns,
+            "start_ts": step.start[last],
+            "last_rank": events["rank"][last],
+            "skew_ns": np.maximum.reduceat(waited, first) if len(first) else waited,
+            "waited_ns": np.add.reduceat(waited, first) if len(first) else waited,
+            "cause": [_CAUSES.get(engine, "unknown") for engine in engines],
+            **labels,
+        }
+    )
+
+
+def _cause(step: Step, whole: Whole, rank: int) -> tuple[str, float]:
+    """What is slow about a rank, and how many times as slow as the median of the ranks with its program (NaN: nobody else runs it)."""
+    for rows in programs(step, whole.context):
+        mine = step.events["rank"][rows[:, 0]] == rank
+        if mine.any():
+            return _compared(step, rows, mine) if len(rows) > 1 else ("uneven work", np.nan)
+    return "uneven work", np.nan
+
+
+def _compared(step: Step, rows: NDArray[np.intp], mine: NDArray[np.bool_]) -> tuple[str, float]:
+    events, own = step.events, rows[mine][0]
+
+    def slower(times: NDArray[np.int64], of: NDArray[np.bool_]) -> float:
+        chosen = of[own]
+        usual = np.median(times[rows[~mine][:, chosen]], axis=0).sum() if chosen.any() else 0
+        return float(times[own[chosen]].sum() / usual) if usual else 1.0
+
+    tensor = slower(step.duration, events.among("engine", [Engine.TENSOR]))
+    lanes = slower(step.duration, events.among("engine", [e for e in COMPUTE_ENGINES if e is not Engine.TENSOR]))
+    memory = slower(step.duration, events.among("engine", [Engine.DMA]))
+    link = slower(step.wire, step.wire > 0)
+    late = int(step.start[own].min()) > int(np.median(step.start[rows[~mine]].min(axis=1)))
+    found = {"slow chip": min(tensor, lanes), "slow tensor engine": tensor, "slow HBM": memory, "slow link": link}
+    for cause, times in found.items():
+        if times > _SLOWER:
+            return cause, times
+    return ("late host", 1.0) if late else ("uneven work", max(tensor, lanes, memory))
+
+
+def _gain(step: Step, whole: Whole, rank: int, cause: str) -> float:
+    """What the step gains if the rank, or its whole chip, is as the others with its program; NaN where there are none."""
+    events = step.events
+    same = events["chip"] == events["chip"][events["rank"] == rank][0] if cause in _OF_CHIPS else events["rank"] == rank
+    for rows in programs(step, whole.context):
+        if same[rows[:, 0]].all():
+            return np.nan
+    healed = changes.fixed(lambda _: same, f"Rank {rank}")
+    return float(step.window.time_ns - (changes.run(step, whole.context, [healed]).end_ts - step.window.start))

@@ -5,7 +5,9 @@ a bar; every other event is drawn as itself. Bins are nested, so an event that i
 small number an event (the level at which it disappears into a bar) and one table of bars describe every zoom.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,33 @@ def top_level(span_ns: int) -> int:
     return max(0, int(span_ns) // COARSEST_BINS).bit_length()
 
 
+class Items(NamedTuple):
+    """What is drawn at one level, sorted by start: lone events (count 1) and bars; int64 arrays of equal length.
+
+    start, end: nanoseconds, of the first and the last event inside; busy: sum of the durations; count: events inside; longest: row of
+    the longest event inside; most: its duration.
+    """
+
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    busy: NDArray[np.int64]
+    count: NDArray[np.int64]  # type: ignore[assignment]  # tuples have a method of this name
+    longest: NDArray[np.int64]
+    most: NDArray[np.int64]
+
+
+def single(start: NDArray[np.int64], duration: NDArray[np.int64], rows: NDArray[np.int64]) -> Items:
+    """Events, sorted by start, as items of their own."""
+    return Items(start, start + duration, duration, np.ones(len(start), np.int64), rows, duration)
+
+
+def levels(items: Items, first: int, last: int) -> Iterator[Items]:
+    """The items of the levels from `first` to `last`, from those of any finer level, such as the events themselves."""
+    for level in range(first, last + 1):
+        items = _coarser(items, level)[0]
+        yield items
+
+
 def merge(start: NDArray[np.int64], duration: NDArray[np.int64], top: int) -> tuple[NDArray[np.uint8], Bars]:
     """Merges the events of one lane at every level.
 
@@ -48,42 +77,40 @@ def merge(start: NDArray[np.int64], duration: NDArray[np.int64], top: int) -> tu
         For each event the level from which on it is part of a bar (`NEVER`: at none), and the bars of all levels.
     """
     merged_at = np.full(len(start), NEVER, np.uint8)
-    items = [start.copy(), start + duration, duration.copy(), np.ones(len(start), np.int64), np.arange(len(start))]
+    items = single(start, duration, np.arange(len(start)))
     found: list[list[NDArray[np.int64]]] = []
     for level in range(1, top + 1):
-        items = _coarser(items, duration, level, merged_at)
-        bars = np.flatnonzero(items[3] > 1)
-        found.append([np.full(len(bars), level), *(column[bars] for column in items)])
+        items, lost = _coarser(items, level)
+        merged_at[lost] = level
+        bars = np.flatnonzero(items.count > 1)
+        found.append([np.full(len(bars), level), *(column[bars] for column in items[:5])])
     columns = [np.concatenate(parts) for parts in zip(*found, strict=True)] if found else [np.zeros(0, np.int64)] * 6
     return merged_at, Bars(columns[0].astype(np.uint8), *columns[1:])
 
 
-def _coarser(
-    items: list[NDArray[np.int64]], duration: NDArray[np.int64], level: int, merged_at: NDArray[np.uint8]
-) -> list[NDArray[np.int64]]:
-    """One level up: items (start, end, busy, count, longest) that are short and share a bin become one item."""
-    start, end, busy, count, longest = items
-    short = (count > 1) | (busy < (1 << level))
+def _coarser(items: Items, level: int) -> tuple[Items, NDArray[np.int64]]:
+    """A level up: items that are short and share a bin become one item. Also the rows of the events that lost their own item."""
+    short = (items.count > 1) | (items.busy < (1 << level))
     rows = np.flatnonzero(short)
-    if len(rows) < 2:
-        return items
-    bins = start[rows] >> level
-    heads = np.flatnonzero(np.concatenate(([True], bins[1:] != bins[:-1])))
+    bins = items.start[rows] >> level
+    heads = np.flatnonzero(np.concatenate(([True], bins[1:] != bins[:-1]))) if len(rows) else rows
     if len(heads) == len(rows):
-        return items
+        return items, rows[:0]
     sizes = np.diff(np.append(heads, len(rows)))
     joined = rows[np.repeat(sizes > 1, sizes)]
-    merged_at[longest[joined[count[joined] == 1]]] = level
+    lost = items.longest[joined[items.count[joined] == 1]]
 
     leaders = rows[heads]
-    winner = _first_longest(duration[longest[rows]], heads, sizes)
-    end[leaders] = np.maximum.reduceat(end[rows], heads)
-    busy[leaders] = np.add.reduceat(busy[rows], heads)
-    count[leaders] = np.add.reduceat(count[rows], heads)
-    longest[leaders] = longest[rows[winner]]
+    winner = rows[_first_longest(items.most[rows], heads, sizes)]
+    end, busy, count = items.end.copy(), items.busy.copy(), items.count.copy()
+    longest, most = items.longest.copy(), items.most.copy()
+    end[leaders] = np.maximum.reduceat(items.end[rows], heads)
+    busy[leaders] = np.add.reduceat(items.busy[rows], heads)
+    count[leaders] = np.add.reduceat(items.count[rows], heads)
+    longest[leaders], most[leaders] = items.longest[winner], items.most[winner]
     keep = ~short
     keep[leaders] = True
-    return [column[keep] for column in items]
+    return Items(*(column[keep] for column in (items.start, end, busy, count, longest, most))), lost
 
 
 def _first_longest(duration: NDArray[np.int64], heads: NDArray[np.intp], sizes: NDArray[np.intp]) -> NDArray[np.intp]:

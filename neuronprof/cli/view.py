@@ -1,26 +1,68 @@
 """neuronprof view: show a trace's timeline in a browser."""
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neuronprof.trace.reader import TraceFile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("trace", help="the trace.parquet that neuronprof record wrote")
-    parser.add_argument("-o", "--output", default="timeline.html", help="the page to write (default: %(default)s)")
-    parser.add_argument("--rank", type=int, metavar="N", help="show only this rank (default: as many as a page holds)")
-    parser.add_argument("--no-browser", action="store_true", help="write the page, do not open it")
+    parser.add_argument("trace", nargs="+", help="the trace.parquet that neuronprof record wrote; two are compared")
+    parser.add_argument("-o", "--output", help="write one page that needs no server, *.html, and open it")
+    parser.add_argument(
+        "--rank", type=int, metavar="N", help="with -o: hold only this rank (default: as many as a page holds)"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
+    parser.add_argument(
+        "--port", type=int, default=0, metavar="N", help="where the server listens (default: a free port)"
+    )
+    parser.add_argument(
+        "--allow-origin", action="append", default=[], metavar="HOST:PORT",
+        help="another address under which the server may be reached, as through a tunnel; may be repeated",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the page, says where it is, and opens it."""
-    import webbrowser
-
+    """Serves the page until Ctrl-C, or writes it."""
     from neuronprof.trace.reader import open_trace
+
+    traces = [open_trace(path) for path in args.trace]
+    return _write(traces, args) if args.output else _serve(traces, args)
+
+
+def _write(traces: Sequence["TraceFile"], args: argparse.Namespace) -> int:
     from neuronprof.view import page
 
     output = page.check_output(args.output)
-    page.write(open_trace(args.trace), output, args.rank)
+    page.write(traces, output, args.rank)
     print(f"wrote {output}")
-    if not args.no_browser and not webbrowser.open(output.resolve().as_uri()):
-        print("No browser could be started; open the page in one.")
+    if not args.no_browser:
+        _open(output.resolve().as_uri())
     return 0
+
+
+def _serve(traces: Sequence["TraceFile"], args: argparse.Namespace) -> int:
+    from neuronprof.analyze.kept import Kept
+    from neuronprof.view import page, server
+
+    kept = [Kept(trace) for trace in traces]
+    for one in kept:
+        one.detail(one.ranks[0])
+
+    def ready(address: str) -> None:
+        print(f"{address} shows {', '.join(args.trace)}; Ctrl-C ends it.", flush=True)
+        if not args.no_browser:
+            _open(address)
+
+    server.serve(kept, page.served(kept), port=args.port, origins=args.allow_origin, ready=ready)
+    return 0
+
+
+def _open(address: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(address):
+        print("No browser could be started; open the page in one.", flush=True)

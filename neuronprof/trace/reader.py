@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,19 +97,34 @@ class TraceFile:
         """
         wanted = list(schema.select(*(schema.NAMES if names is None else names)))
         conditions = {k: v for k, v in (("chip", chip), ("rank", rank), ("step", step)) if v is not None}
-        pieces = [piece for part in self._parts for piece in self._read(part, wanted, conditions)]
+        pieces = [
+            self._rows(part, groups, wanted, {} if exact else conditions)
+            for part in self._parts
+            for groups, exact in [_row_groups(part, conditions)]
+            if groups
+        ]
         empty = pa.schema([schema.ARROW.field(name) for name in wanted]).empty_table()
         return pa.concat_tables(pieces or [empty]).unify_dictionaries().select(wanted)
 
-    def _read(self, part: pq.ParquetFile, wanted: list[str], conditions: dict[str, int]) -> list[pa.Table]:
-        groups, exact = _row_groups(part, conditions)
-        if not groups:
-            return []
-        names = list(dict.fromkeys([*wanted, *([] if exact else conditions)]))
+    def pieces(self, names: Iterable[str], *, rank: int) -> Iterator[pa.Table]:
+        """The columns `names` of one rank a row group at a time, for ranks that memory cannot hold; each with its own dictionaries.
+
+        Raises:
+            NeuronprofError: the file is damaged.
+            KeyError: a name that is not a column.
+        """
+        wanted = list(schema.select(*names))
+        for part in self._parts:
+            groups, exact = _row_groups(part, {"rank": rank})
+            for group in groups:
+                yield self._rows(part, [group], wanted, {} if exact else {"rank": rank}).select(wanted)
+
+    def _rows(self, part: pq.ParquetFile, groups: list[int], wanted: list[str], conditions: dict[str, int]) -> pa.Table:
+        names = list(dict.fromkeys([*wanted, *conditions]))
         table = self._columns_of(part, groups, names)
-        for name in () if exact else conditions:
-            table = table.filter(pc.equal(table[name], conditions[name]))
-        return [table.cast(pa.schema([schema.ARROW.field(name) for name in names]))]
+        for name, value in conditions.items():
+            table = table.filter(pc.equal(table[name], value))
+        return table.cast(pa.schema([schema.ARROW.field(name) for name in names]))
 
     def _distinct(self, name: str) -> list[int]:
         """The values of an integer column, sorted; row groups that have but one are not read, as their statistics name it."""

@@ -1,9 +1,9 @@
 """The Bokeh figures that the timeline is made of; each comes with the source that the page fills."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from neuronprof import units
 from neuronprof.view import look, tracks
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ROW_HEIGHT = 22
 GUTTER = 178  # left of every plot, for the labels; the same everywhere, so that the plots line up
 NARROWEST_NS = 20  # as far as one can zoom in
-_NEAR = 0.25  # memory that peaks below this share of the capacity is drawn to its own scale
+SLOTS = 8  # categories of memory that are told apart
 _MARGIN = 0.004  # free at both ends of the trace, as a share of it
 
 
@@ -63,21 +63,19 @@ def _figure(x_range: "Range1d", height: int, **options: Any) -> "Figure":
     return plot
 
 
-def lanes(x_range: "Range1d", labels: Sequence[str]) -> tuple["Figure", "ColumnDataSource", "ColumnDataSource"]:
-    """The rows of events, with the sources of rectangles and of the words inside them."""
+def lanes(x_range: "Range1d") -> tuple["Figure", dict[str, "ColumnDataSource"]]:
+    """The rows of events, which the page lays out, with the sources of rectangles, of words inside them, and of what lies over them."""
     from bokeh.core.properties import value
-    from bokeh.models import ColumnDataSource, FixedTicker, LinearColorMapper, Range1d
+    from bokeh.models import BoxSelectTool, ColumnDataSource, FixedTicker, LinearColorMapper, Range1d
 
-    count = len(labels)
-    plot = _figure(x_range, ROW_HEIGHT * count + 34, y_range=Range1d(-count, 0), x_axis_location="above", name="lanes")
-    centres = [-(place + 0.5) for place in range(count)]
-    plot.yaxis.ticker = FixedTicker(ticks=[at for at, label in zip(centres, labels, strict=True) if label])
-    plot.yaxis.major_label_overrides = {at: plain(label) for at, label in zip(centres, labels, strict=True) if label}
-    plot.ygrid.ticker = FixedTicker(ticks=[-place for place in range(count + 1)])
+    plot = _figure(x_range, 15 * ROW_HEIGHT, y_range=Range1d(-1, 0), x_axis_location="above", name="lanes")
+    plot.yaxis.ticker = FixedTicker(ticks=[])
+    plot.ygrid.ticker = FixedTicker(ticks=[])
     look.label_axis(plot.yaxis)
     events = ColumnDataSource({name: [] for name in ("left", "right", "bottom", "top", "colour", "row")})
     words = ColumnDataSource({name: [] for name in ("x", "y", "text", "colour")})
     _quads(plot, events, name="events")
+    plot.add_tools(BoxSelectTool(dimensions="width", renderers=[], description="Choose a range"))
     plot.text(
         x="x",
         y="y",
@@ -88,7 +86,39 @@ def lanes(x_range: "Range1d", labels: Sequence[str]) -> tuple["Figure", "ColumnD
         text_font=value(look.FONT),
         text_baseline="middle",
     )
-    return plot, events, words
+    return plot, {"events": events, "labels": words, **_overlays(plot)}
+
+
+def _overlays(plot: "Figure") -> dict[str, "ColumnDataSource"]:
+    """What lies over the events: the stretch and the places that are marked, the chosen event, arrows to what belongs to it."""
+    from bokeh.core.properties import value
+    from bokeh.models import ColumnDataSource, Range1d
+
+    box = ("left", "right", "bottom", "top")
+    spans, chosen = (ColumnDataSource({name: [] for name in (*box, *more)}) for more in (("colour",), ()))
+    arrows = ColumnDataSource({name: [] for name in ("x0", "y0", "x1", "y1")})
+    notes = ColumnDataSource({name: [] for name in ("x", "y", "text")})
+    # Behind the events, in the figure's own height whatever its rows are.
+    plot.extra_y_ranges = {"whole": Range1d(0, 1)}
+    plot.quad(*("left", "right", "top", "bottom"), source=spans, y_range_name="whole", fill_color="colour", fill_alpha=0.14,
+              line_color="colour", line_alpha=0.7, level="underlay")  # fmt: skip
+    plot.quad(
+        "left",
+        "right",
+        "top",
+        "bottom",
+        source=chosen,
+        fill_color=None,
+        line_color=look.INK,
+        line_width=2,
+        name="chosen",
+    )
+    plot.segment("x0", "y0", "x1", "y1", source=arrows, line_color=look.LIMIT, line_width=1.5, name="arrows")
+    plot.scatter("x1", "y1", source=arrows, size=7, color=look.LIMIT, name="arrow heads")
+    plot.text("x", "y", "text", source=notes, y_range_name="whole", text_font_size="11px", text_font=value(look.FONT),
+              text_color=look.INK, text_baseline="top", x_offset=4, y_offset=2, background_fill_color=look.PAPER,
+              background_fill_alpha=0.85, name="notes")  # fmt: skip
+    return {"spans": spans, "chosen": chosen, "arrows": arrows, "notes": notes}
 
 
 def overview(x_range: "Range1d") -> tuple["Figure", "ColumnDataSource"]:
@@ -124,90 +154,75 @@ def _mapper(kind: Any, palette: Sequence[str]) -> Any:
     return kind(palette=list(palette), low=-0.5, high=len(palette) - 0.5)
 
 
-def bandwidth(
-    x_range: "Range1d", name: str, label: str, peak: float | None, largest: float
-) -> tuple["Figure", "ColumnDataSource"]:
-    """Achieved bytes a second over time, against the peak.
+def quantity(x_range: "Range1d", name: str, label: str) -> dict[str, Any]:
+    """A quantity over time against its limit; the page shows it, to its scale, where a rank has it.
 
     Args:
         x_range: the shared window.
-        name: of the figure in the page's document.
+        name: of the figure in the page's document, and of the quantity.
         label: what stands left of it.
-        peak: bytes a second that the machine can do; None if the trace does not say.
-        largest: the highest value drawn, bytes a second.
     """
     from bokeh.models import ColumnDataSource, Range1d
 
-    top = max(peak or 0.0, largest) or 1.0
-    plot = _figure(x_range, 70, y_range=Range1d(0, top * 1.22), name=name)
+    plot = _figure(x_range, 70, y_range=Range1d(0, 1), name=name)
     source = ColumnDataSource({"x": [], "y": []})
     plot.varea(x="x", y1=0, y2="y", source=source, fill_color=tracks.BLUE, fill_alpha=0.22)
     line = plot.line(x="x", y="y", source=source, line_color=tracks.BLUE, line_width=1.2)
-    look.quantity_axis(plot, label, "return count(tick, 'B/s')", top)
-    if peak:
-        look.limit(plot, peak, f"peak {units.count(peak, 'B/s')}")
-    share = f" + `  (${{percent(value / {peak!r})}} of peak)`" if peak else ""
-    _read_off(plot, line, f"count(value, 'B/s'){share}", label)
-    return plot, source
+    unit = "FLOP/s" if name == "flops" else "B/s"
+    look.quantity_axis(plot, label, f"return count(tick, '{unit}')")
+    about = {"figure": plot, "source": source, **look.limit(plot)}
+    share = "const limit = about.limit.location\nconst of = limit ? `  (${percent(value / limit)} of peak)` : ''\n"
+    _read_off(plot, line, {"limit": about["limit"]}, f"{share}return count(value, '{unit}') + of", label)
+    return about
 
 
-def memory(
-    x_range: "Range1d", roles: Sequence[str], capacity: float | None, most: int
-) -> tuple["Figure", "ColumnDataSource"]:
+def memory(x_range: "Range1d") -> dict[str, Any]:
     """Bytes held in HBM over time, stacked by category, against the capacity."""
     from bokeh.models import ColumnDataSource, Range1d
 
-    near = bool(capacity) and most > _NEAR * (capacity or 0)
-    top = float(max(capacity or 0, most, 1) if near else max(most, 1))
-    plot = _figure(x_range, 100, y_range=Range1d(0, top * 1.22), name="memory")
-    layers = [f"y{place}" for place in range(len(roles) + 1)]
+    plot = _figure(x_range, 100, y_range=Range1d(0, 1), name="held")
+    layers = [f"y{slot}" for slot in range(SLOTS + 1)]
     source = ColumnDataSource({"x": [], **{name: [] for name in layers}})
-    areas = []
-    for place, role in enumerate(roles):
-        colour = tracks.ROLE_COLOURS.get(role, tracks.GREY)
-        area = plot.varea(
-            x="x", y1=layers[place], y2=layers[place + 1], source=source, fill_color=colour, fill_alpha=0.75
-        )
-        areas.append((area, plain(role.replace("_", " "))))
+    areas = [
+        plot.varea(x="x", y1=below, y2=above, source=source, fill_color=tracks.GREY, fill_alpha=0.75)
+        for below, above in itertools.pairwise(layers)
+    ]
     line = plot.line(x="x", y=layers[-1], source=source, line_color=look.INK, line_width=1, line_alpha=0.6)
-    look.quantity_axis(plot, "HBM in use", "return size(tick)", top)
-    if capacity and near:
-        look.limit(plot, capacity, f"capacity {units.size(capacity)}")
-    elif capacity:
-        look.note(plot, top, f"peak {units.size(most)}, {units.percent(most / capacity)} of {units.size(capacity)}")
-    look.keys(plot, areas)
-    _read_layers(plot, line, roles)
-    return plot, source
+    look.quantity_axis(plot, "HBM in use", "return size(tick)")
+    items = look.keys(plot, areas)
+    _read_layers(plot, line, x_range)
+    parts = [{"area": area, "item": item} for area, item in zip(areas, items, strict=True)]
+    return {"figure": plot, "source": source, "slots": SLOTS, "items": parts, **look.limit(plot)}
 
 
-def _read_off(plot: "Figure", line: Any, value: str, label: str) -> None:
+def _read_off(plot: "Figure", line: Any, about: dict[str, Any], code: str, label: str) -> None:
     """Shows the value under the pointer."""
     from bokeh.models import CustomJSHover, HoverTool
 
-    def reader(code: str) -> CustomJSHover:
-        return CustomJSHover(code=look.script("format.js", then=f"return {code}"))
-
-    at = reader("instant(value, 1, Math.abs(value))")
+    at = CustomJSHover(code=look.script("format.js", then="return instant(value, 1, Math.abs(value))"))
     plot.add_tools(
         HoverTool(
             renderers=[line],
             mode="vline",
             line_policy="prev",
             tooltips=look.value_tooltip(label),
-            formatters={"@y": reader(value), "@x": at},
+            formatters={
+                "@y": CustomJSHover(args={"about": about}, code=look.script("format.js", then=code)),
+                "@x": at,
+            },
             attachment="horizontal",
             visible=False,
         )
     )
 
 
-def _read_layers(plot: "Figure", line: Any, roles: Sequence[str]) -> None:
+def _read_layers(plot: "Figure", line: Any, x_range: "Range1d") -> None:
     """Shows what each category holds under the pointer; the categories' names are the trace's, so they too are put in as text."""
     from bokeh.models import CustomJSHover, HoverTool
 
+    then = f"return held(x_range.neuronprof.scenes[0].seen, source.data, {SLOTS}, special_vars.index, format)"
     read = CustomJSHover(
-        args={"source": line.data_source, "roles": list(roles)},
-        code=look.script("format.js", "hover.js", then="return held(source.data, roles, special_vars.index, format)"),
+        args={"source": line.data_source, "x_range": x_range}, code=look.script("format.js", "about.js", then=then)
     )
     plot.add_tools(
         HoverTool(
@@ -239,24 +254,20 @@ def hover(plot: "Figure", code: str, x_range: "Range1d") -> None:
     )
 
 
-def choices(ranks: Sequence[str], colour: str) -> dict[str, "Select"]:
-    """The two selectors: what colours mean, and the rank."""
+def choices(shown: Mapping[str, Sequence[tuple[str, str]]], colour: str) -> dict[str, "Select"]:
+    """The two selectors: what colours mean, and what is shown: for each kind of choice, pairs of keys and a title."""
     from bokeh.models import Select
 
     colours = [("phase", "Colour: phase"), ("opcode", "Colour: operator kind"), ("engine", "Colour: engine")]
+    first = next(iter(shown.values()))
+    options: Any = {kind: list(pairs) for kind, pairs in shown.items()} if len(shown) > 1 else list(first)
     return {
         "colour": Select(value=colour, options=colours, width=172, stylesheets=[look.CONTROL_CSS], name="colour"),
-        "rank": Select(
-            value=ranks[0],
-            options=[(r, f"Rank {r}") for r in ranks],
-            width=110,
-            stylesheets=[look.CONTROL_CSS],
-            name="rank",
-        ),
+        "rank": Select(value=first[0][0], options=options, width=150, stylesheets=[look.CONTROL_CSS], name="rank"),
     }
 
 
-def legend(entries: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, Any]:
+def legend() -> dict[str, Any]:
     """The strip that says what the colours mean; drawn as a picture, so that names from a trace stay text."""
     from bokeh.core.properties import value
     from bokeh.models import ColumnDataSource, LinearColorMapper, Range1d
@@ -286,13 +297,4 @@ def legend(entries: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, Any]:
         text_baseline="middle",
         name="legend names",
     )
-    return {
-        "figure": plot,
-        "source": source,
-        "entries": {name: [list(pair) for pair in pairs] for name, pairs in entries.items()},
-    }
-
-
-def plain(text: str) -> str:
-    """Text that Bokeh does not take for a formula: two dollar signs start one."""
-    return text.replace("$", "\uff04")
+    return {"figure": plot, "source": source}

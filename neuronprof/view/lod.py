@@ -17,9 +17,10 @@ GZIP_LEVEL = 6
 
 
 class Packer:
-    """Collects named integer columns and one JSON header."""
+    """Collects named integer columns and one JSON header. quick: compress little, for a page on the same machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, quick: bool = False) -> None:
+        self._level = 1 if quick else GZIP_LEVEL
         self._columns: dict[str, list[int]] = {}
         self._payload: list[bytes] = []
         self._size = 0
@@ -48,4 +49,4 @@ class Packer:
         """Everything as one array of bytes; the header gets the key `columns`."""
         text = json.dumps({**header, "columns": self._columns}).encode()
         whole = b"".join((struct.pack("<I", len(text)), text, *self._payload))
-        return np.frombuffer(gzip.compress(whole, GZIP_LEVEL, mtime=0), np.uint8)
+        return np.frombuffer(gzip.compress(whole, self._level, mtime=0), np.uint8)

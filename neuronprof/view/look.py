@@ -52,6 +52,11 @@ def script(*names: str, then: str) -> str:
     return "\n".join([font, *((folder / name).read_text(encoding="utf-8") for name in names), then])
 
 
+def style(name: str) -> str:
+    """One of the package's style sheets."""
+    return (files("neuronprof.view") / name).read_text(encoding="utf-8")
+
+
 def apply(plot: "Figure", gutter: int) -> None:
     """The common look of a plot over time."""
     plot.min_border_left = gutter
@@ -84,12 +89,12 @@ def label_axis(axis: Any) -> None:
     axis.major_label_standoff = 10
 
 
-def quantity_axis(plot: "Figure", label: str, code: str, top: float) -> None:
-    """A value axis with two labels and the plot's name left of them."""
+def quantity_axis(plot: "Figure", label: str, code: str) -> None:
+    """A value axis with few labels and the plot's name left of them."""
     from bokeh.models import CustomJSTickFormatter, FixedTicker
 
     plot.xaxis.visible = False
-    plot.yaxis.ticker = FixedTicker(ticks=[0, top / 2, top])
+    plot.yaxis.ticker = FixedTicker(ticks=[])
     plot.yaxis.formatter = CustomJSTickFormatter(code=script("format.js", then=code))
     plot.yaxis.axis_label = label
     plot.yaxis.axis_label_orientation = "horizontal"
@@ -107,34 +112,32 @@ def headings_right(places: Sequence[int]) -> str:
     )
 
 
-def limit(plot: "Figure", value: float, text: str) -> None:
-    """A dashed line that the machine cannot exceed, with its name."""
-    from bokeh.models import Span
+def limit(plot: "Figure") -> dict[str, Any]:
+    """A dashed line that the machine cannot exceed, and a few words at the left edge, just above a value."""
+    from bokeh.models import Label, Span
 
     line = {"line_color": LIMIT, "line_dash": [5, 4], "line_width": 1, "line_alpha": 0.8}
-    plot.add_layout(Span(location=value, dimension="width", **line))
-    note(plot, value, text, LIMIT)
+    span = Span(location=0, dimension="width", visible=False, **line)
+    font = {"text_font": FONT, "text_font_size": "11px", "text_color": FAINT, "text_baseline": "bottom"}
+    note = Label(x=6, y=0, x_units="screen", text="", y_offset=1, visible=False, **font)
+    plot.add_layout(span)
+    plot.add_layout(note)
+    return {"limit": span, "note": note}
 
 
-def note(plot: "Figure", value: float, text: str, colour: str = FAINT) -> None:
-    """A few words at the left edge, just above a value."""
-    from bokeh.models import Label
-
-    font = {"text_font": FONT, "text_font_size": "11px", "text_color": colour, "text_baseline": "bottom"}
-    plot.add_layout(Label(x=6, y=value, x_units="screen", text=text, y_offset=1, **font))
-
-
-def keys(plot: "Figure", areas: Sequence[tuple[Any, str]]) -> None:
-    """What the layers of a stack are, in a line at its top."""
+def keys(plot: "Figure", areas: Sequence[Any]) -> list[Any]:
+    """What the layers of a stack are, in a line at its top; the page names them. Returns the legend's items."""
     from bokeh.models import Legend, LegendItem
 
-    legend = Legend(items=[LegendItem(label={"value": name}, renderers=[area]) for area, name in areas])
+    items = [LegendItem(label={"value": ""}, renderers=[area]) for area in areas]
+    legend = Legend(items=items)
     legend.orientation, legend.location = "horizontal", "top_right"
     legend.label_text_font, legend.label_text_font_size, legend.label_text_color = FONT, "11px", INK
     legend.glyph_width = legend.glyph_height = 12
     legend.label_standoff, legend.spacing, legend.padding, legend.margin = 4, 10, 2, 3
     legend.border_line_color, legend.background_fill_color, legend.background_fill_alpha = None, PAPER, 0.7
     plot.add_layout(legend)
+    return items
 
 
 def value_tooltip(label: str) -> str:

@@ -1,61 +1,138 @@
-// What the page adds to its timeline: keys that move the window, and dark figures where dark is preferred.
+// What the page adds to its timeline: pages to choose from, its state in the address, and dark figures where dark is preferred.
 
 const DARK = matchMedia("(prefers-color-scheme: dark)")
+const QUIET = 400 // milliseconds without a change after which the address tells the state
+
+const element = (id) => document.getElementById(id)
+const model = (name) => globalThis.Bokeh?.documents[0]?.get_model_by_name(name)
+const timeline = () => model("lanes")?.x_range.neuronprof
+
+function begin() {
+  turnTo(stateOf(location.hash).page)
+  whenThere(() => model("timeline"), (root) => {
+    if (DARK.matches)
+      paint()
+    DARK.addEventListener("change", paint)
+    root.document.on_change((event) => event.attr == "children" && setTimeout(() => DARK.matches && paint(), 0))
+    if (root.type == "Column")
+      whenThere(timeline, follow)
+  })
+}
+
+function whenThere(look, act) {
+  const found = look()
+  if (found)
+    act(found)
+  else
+    setTimeout(whenThere, 15, look, act)
+}
 
 // Figures are drawn on canvases, which no style sheet reaches: they take the page's colours one by one.
-function paint(timeline) {
+function paint() {
   const style = getComputedStyle(document.documentElement)
-  const of = (name) => style.getPropertyValue(`--${name}`).trim()
-  const [ink, faint, line, paper] = ["ink", "faint", "line", "paper"].map(of)
+  const [ink, faint, line, paper] = ["ink", "faint", "line", "paper"].map((name) => style.getPropertyValue(`--${name}`).trim())
   const change = {
     Figure: {background_fill_color: paper, outline_line_color: line},
     LinearAxis: {major_label_text_color: faint, axis_label_text_color: ink},
+    LogAxis: {major_label_text_color: faint, axis_label_text_color: ink},
+    CategoricalAxis: {major_label_text_color: ink, axis_label_text_color: ink},
     Grid: {grid_line_color: line},
     Label: {text_color: faint},
+    Title: {text_color: ink},
+    ColorBar: {background_fill_color: null, major_label_text_color: faint, title_text_color: ink},
     Legend: {label_text_color: ink, background_fill_color: paper},
   }
-  for (const model of timeline.references())
-    model.setv(change[model.type] ?? {})
-  const name = (name) => timeline.document.get_model_by_name(name)
-  name("lanes").left[0].major_label_text_color = ink
-  name("overview").left[0].major_label_text_color = ink
-  name("legend").setv({outline_line_color: null})
-  name("legend names").glyph.text_color = {value: ink}
+  for (const root of Bokeh.documents[0].roots())
+    for (const one of root.references())
+      one.setv(change[one.type] ?? {})
+  for (const name of ["lanes", "overview"])
+    model(name)?.left[0].setv({major_label_text_color: ink})
+  model("legend")?.setv({outline_line_color: null})
+  for (const renderer of [...model("legend")?.renderers ?? [], ...model("lanes")?.renderers ?? []])
+    if (["legend names", "notes"].includes(renderer.name))
+      renderer.glyph.setv({text_color: {value: ink}, ...(renderer.name == "notes" ? {background_fill_color: {value: paper}} : {})})
+    else if (renderer.name == "chosen")
+      renderer.glyph.line_color = {value: ink}
 }
 
-function whenDrawn() {
-  const timeline = globalThis.Bokeh?.documents[0]?.get_model_by_name("timeline")
-  if (!timeline)
-    return void requestAnimationFrame(whenDrawn)
-  if (timeline.type != "Column")
-    return
-  if (DARK.matches)
-    paint(timeline)
-  DARK.addEventListener("change", () => paint(timeline))
+// The state is in the address, so that a colleague who gets it sees the same: page, ranks, window, colours, chosen event, tracks.
+function stateOf(hash) {
+  return Object.fromEntries(new URLSearchParams(hash.slice(1)))
 }
 
-whenDrawn()
-
-function move(range, pan, zoom) {
-  const [low, high] = range.bounds
-  const width = Math.min(Math.max((range.end - range.start) * zoom, range.min_interval), high - low)
-  const middle = (range.start + range.end) / 2 + pan * (range.end - range.start)
-  const start = Math.min(Math.max(middle - width / 2, low), high - width)
-  range.setv({start, end: start + width})
+function follow(shown) {
+  shown.listeners.push({tell, drawn: whenQuiet})
+  addEventListener("popstate", () => restore(shown, stateOf(location.hash)))
+  document.querySelectorAll("nav a").forEach((link) => link.addEventListener("click", (event) => {
+    event.preventDefault()
+    turnTo(link.dataset.page)
+    remember(shown)
+  }))
+  handleKeys(shown)
+  handleChoices(shown)
+  handleSearch(shown)
+  handleTracks(shown)
+  restore(shown, stateOf(location.hash))
+  whenThere(() => shown.drawn, () => loadNotes(shown))
 }
 
-const KEYS = {
-  w: [0, 0.7], arrowup: [0, 0.7], s: [0, 1 / 0.7], arrowdown: [0, 1 / 0.7],
-  a: [-0.2, 1], arrowleft: [-0.2, 1], d: [0.2, 1], arrowright: [0.2, 1], 0: [0, Infinity],
+function turnTo(page) {
+  const known = [...document.querySelectorAll("nav a")].map((link) => link.dataset.page)
+  const chosen = known.includes(page) ? page : known[0]
+  document.querySelectorAll("nav a").forEach((link) => link.toggleAttribute("aria-current", link.dataset.page == chosen))
+  document.querySelectorAll(".page").forEach((section) => section.classList.toggle("away", section.id != `page-${chosen}`))
+  return chosen
 }
 
-document.addEventListener("keydown", (event) => {
-  const inside = event.composedPath()[0]
-  const action = KEYS[event.key.toLowerCase()]
-  const writing = ["INPUT", "SELECT", "TEXTAREA"].includes(inside.tagName) || inside.closest?.(".slick-viewport, .bk-tab")
-  const range = globalThis.Bokeh?.documents[0]?.get_model_by_name("lanes")?.x_range
-  if (!action || !range || writing || event.ctrlKey || event.metaKey || event.altKey)
-    return
-  event.preventDefault()
-  move(range, ...action)
-})
+function tell(text) {
+  element("notice").textContent = text
+  element("notice").hidden = !text
+}
+
+let quiet = 0
+function whenQuiet() {
+  const shown = timeline()
+  drawOverlays(shown)
+  clearTimeout(quiet)
+  quiet = setTimeout(() => remember(shown), QUIET)
+}
+
+function remember(shown) {
+  const {x_range, whole, rank, colour} = shown.models
+  const everything = x_range.start == whole.start && x_range.end == whole.end
+  const state = {
+    page: document.querySelector("nav a[aria-current]").dataset.page,
+    ...(rank.value != initial.rank && {rank: rank.value}),
+    ...(!everything && {from: Math.round(x_range.start), to: Math.round(x_range.end)}),
+    ...(colour.value != initial.colour && {colour: colour.value}),
+    ...(chosen.event && {event: `${chosen.key}/${chosen.event.id}`}),
+    ...(shown.rows.hidden.size && {hidden: [...shown.rows.hidden].join("|")}),
+    ...(shown.rows.pinned.length && {pinned: shown.rows.pinned.join("|")}),
+  }
+  const hash = `#${new URLSearchParams(state)}`
+  if (hash != location.hash)
+    history.pushState(null, "", hash)
+}
+
+const initial = {}
+function restore(shown, state) {
+  const {x_range, whole, rank, colour} = shown.models
+  initial.rank ??= rank.value
+  initial.colour ??= colour.value
+  turnTo(state.page)
+  shown.rows.hidden = new Set(state.hidden?.split("|"))
+  shown.rows.pinned = state.pinned?.split("|") ?? []
+  colour.value = state.colour ?? initial.colour
+  rank.value = state.rank ?? initial.rank
+  const [from, to] = [state.from ?? whole.start, state.to ?? whole.end].map(Number)
+  if (from < to)
+    x_range.setv({start: from, end: to})
+  if (shown.scenes.length)
+    shown.lay()
+  shown.schedule()
+  if (state.event && `${chosen.key}/${chosen.event?.id}` != state.event) {
+    const [, key, id] = state.event.match(/^(.*)\/(\d+)$/) ?? []
+    if (key)
+      choose(shown, key, Number(id))
+  }
+}

@@ -1,50 +1,29 @@
-"""The page of a trace: one file that needs no network, with what the analyzers found around the timeline."""
+"""The page of a trace: one file that needs no network, or the document that the server fills; the same pages around the same timeline."""
 
-import math
 import os
-from importlib.resources import files
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuronprof import units
 from neuronprof.errors import NeuronprofError
-from neuronprof.view import terminal, tracks
-from neuronprof.view.tables import tabs
-from neuronprof.view.timeline import choose_ranks, timeline
+from neuronprof.view import heading, look, sheets, timeline
 
 if TYPE_CHECKING:
-    from neuronprof.analyze.summary import Summary
+    from bokeh.document import Document
+    from bokeh.models import Column
+
+    from neuronprof.analyze.kept import Kept
     from neuronprof.trace.reader import TraceFile
 
-_SPLIT_COLOURS = {
-    "tensor": tracks.BLUE,
-    "vector": tracks.ORANGE,
-    "scalar": tracks.GREEN,
-    "gpsimd": tracks.PURPLE,
-    "hbm": tracks.SKY,
-    "neuronlink": tracks.VERMILLION,
-    "waiting": tracks.YELLOW,
-    "host": tracks.WINE,
-    "idle": tracks.PALE,
-}
-_BOUND = {
-    "tensor": "Tensor engine",
-    "vector": "Vector engine",
-    "scalar": "Scalar engine",
-    "gpsimd": "GpSimd engine",
-    "hbm": "HBM",
-    "neuronlink": "Exposed communication",
-    "waiting": "Waiting for peers",
-    "host": "Host",
-    "idle": "Idle",
-}
+_SCRIPTS = ("format.js", "about.js", "page.js", "keys.js", "pane.js", "search.js", "overlays.js")
+_POLL_MS = 300
 
 
-def write(trace: "TraceFile", output: str | Path, rank: int | None = None) -> Path:
-    """Writes the page of a trace; a page that exists is replaced only when the new one is complete.
+def write(traces: "TraceFile | Sequence[TraceFile]", output: str | Path, rank: int | None = None) -> Path:
+    """Writes the page of a trace, or of several that are compared; a page that exists is replaced only when the new one is complete.
 
     Args:
-        trace: an opened trace.
+        traces: opened traces.
         output: the page, *.html.
         rank: the rank to show; None for as many as a page holds.
 
@@ -52,8 +31,10 @@ def write(trace: "TraceFile", output: str | Path, rank: int | None = None) -> Pa
         NeuronprofError: the output is no page, or cannot be written, or the trace cannot be shown.
     """
     output = check_output(output)
-    choose_ranks(trace, rank)
-    return save(render(trace, rank), output)
+    traces = list(traces) if isinstance(traces, Sequence) else [traces]
+    for trace in traces:
+        timeline.choose_ranks(trace, rank)
+    return save(render(traces, rank), output)
 
 
 def save(text: str, output: Path) -> Path:
@@ -73,15 +54,15 @@ def save(text: str, output: Path) -> Path:
     return output
 
 
-def check_output(output: str | Path) -> Path:
+def check_output(output: str | Path, endings: Sequence[str] = (".html", ".htm")) -> Path:
     """The output as a path, before any work is done for it.
 
     Raises:
-        NeuronprofError: it does not end in .html, its folder does not exist, or it cannot be written there.
+        NeuronprofError: it does not end as it should, its folder does not exist, or it cannot be written there.
     """
     output = Path(output)
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise NeuronprofError(f"'{output}' is not the name of a page; end it in .html.")
+    if output.suffix.lower() not in endings:
+        raise NeuronprofError(f"'{output}' is not the name of a page or picture; end it in {' or '.join(endings)}.")
     if output.is_dir():
         raise NeuronprofError(f"{output} is a folder; give the name of a page in it.")
     if not output.parent.is_dir():
@@ -91,93 +72,93 @@ def check_output(output: str | Path) -> Path:
     return output
 
 
-def render(trace: "TraceFile", rank: int | None = None) -> str:
+def render(traces: Sequence["TraceFile"], rank: int | None = None) -> str:
     """The page as text."""
-    import jinja2
     from bokeh.embed import file_html
     from bokeh.resources import INLINE
 
-    from neuronprof.analyze import analyzer, registry, summary
-
-    results = analyzer.run(trace, registry.ANALYZERS)
-    figures = summary.pick(trace, results)
-    folder = files("neuronprof.view")
-    css, script, html = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html"))
-    # Names of layers and scripts are the trace's: whatever the template does not mark as its own is escaped.
-    template = jinja2.Environment(autoescape=True).from_string(html)
-    return file_html(
-        [timeline(trace, rank), tabs(results)],
+    found = sheets.find(traces[0])
+    roots: list[Any] = [timeline.embedded(traces, rank), _root("heading", [sheets.figures(found)])]
+    roots += [_root(name, sheets.sheet(name, found)) for name in sheets.SHEETS]
+    text: str = file_html(
+        roots,
         INLINE,
-        title=f"{figures.script or trace.path.name} · neuronprof",
-        template=template,
-        template_variables={"heading": _heading(figures), "css": css, "page_js": script},
+        title=_title(traces),
+        template=_template(),
+        template_variables=_variables(traces),
     )
+    return text
 
 
-def _heading(figures: "Summary") -> dict[str, Any]:
-    ranks = (
-        f"{figures.ranks} of {figures.world_size} ranks"
-        if figures.world_size > figures.ranks
-        else _plural(figures.ranks, "rank")
-    )
-    where = [figures.machine, _plural(figures.steps, "step"), ranks, _plural(figures.events, "event")]
-    if figures.partial:
-        where.append("the recording did not end")
+def served(kept: Sequence["Kept"]) -> Callable[["Document"], None]:
+    """What fills the document of a page that the server sends: the timeline at once, the other pages as soon as the analyses are there."""
+    traces = [one.trace for one in kept]
+    segments = [segment for trace in traces for segment in trace.metadata.get("segments") or ()]
+    extent = (min((s["start_ts"] for s in segments), default=0), max((s["end_ts"] for s in segments), default=0))
+    shown = timeline.what(traces, [one.ranks for one in kept], extent)
+
+    def make(document: "Document") -> None:
+        document.template = _template()
+        document.template_variables.update(_variables(traces))
+        document.title = _title(traces)
+        document.add_root(timeline.layout(shown, {"url": "ask/"}, "phase"))
+        roots = {name: _root(name, [sheets.sentence("Analysing the trace …")]) for name in ("heading", *sheets.SHEETS)}
+        roots["heading"].children = [sheets.sentence("")]
+        for root in roots.values():
+            document.add_root(root)
+        _fill(document, kept[0], roots)
+
+    return make
+
+
+def _fill(document: "Document", kept: "Kept", roots: dict[str, "Column"]) -> None:
+    """Puts what was found onto the pages, now or when it is there."""
+
+    def look_again() -> None:
+        if _filled(kept, roots):
+            document.remove_periodic_callback(callback)
+
+    if not _filled(kept, roots):
+        callback = document.add_periodic_callback(look_again, _POLL_MS)
+
+
+def _filled(kept: "Kept", roots: dict[str, "Column"]) -> bool:
+    try:
+        results = kept.tables()
+    except NeuronprofError as error:
+        for name in sheets.SHEETS:
+            roots[name].children = [sheets.html("notice", text=str(error))]
+        return True
+    if results is None:
+        return False
+    found = sheets.find(kept.trace, results)
+    roots["heading"].children = [sheets.figures(found)]
+    for name in sheets.SHEETS:
+        roots[name].children = sheets.sheet(name, found)
+    return True
+
+
+def _root(name: str, children: list[Any]) -> "Column":
+    from bokeh.layouts import column
+
+    return column(*(children or [sheets.sentence("")]), name=name, sizing_mode="stretch_width")
+
+
+def _template() -> Any:
+    import jinja2
+
+    return jinja2.Environment(autoescape=True).from_string(look.style("page.html"))
+
+
+def _variables(traces: Sequence["TraceFile"]) -> dict[str, Any]:
     return {
-        "name": figures.script or figures.trace,
-        "where": " · ".join(filter(None, where)),
-        "figures": _figures(figures),
-        "split": _split(figures),
-        "costs": [
-            {
-                "time": units.time(c.time_ns),
-                "share": units.percent(c.share),
-                "what": terminal.describe(c),
-                "advice": c.advice,
-            }
-            for c in figures.costs
-        ],
-        "remarks": _remarks(figures),
+        "headings": [heading.title(trace) for trace in traces],
+        "pages": sheets.PAGES,
+        "css": look.style("page.css"),
+        "page_js": "{" + look.script(*_SCRIPTS, then="begin()") + "}",
     }
 
 
-def _figures(figures: "Summary") -> list[tuple[str, str, str]]:
-    """Label, value, note of what stands at the top; what the trace does not tell is left out."""
-    of = "" if math.isnan(figures.capacity_bytes) else f"of {units.size(figures.capacity_bytes)}"
-    known = [
-        ("Step time", figures.step_time_ns, units.time, ""),
-        ("MFU", figures.mfu, units.percent, ""),
-        ("HFU", figures.hfu, units.percent, ""),
-        ("MBU", figures.mbu, units.percent, ""),
-        ("HBM peak", figures.peak_bytes, units.size, of),
-        ("Exposed communication", figures.exposed_ns, units.time, "a step"),
-    ]
-    return [(label, form(value), note) for label, value, form, note in known if not math.isnan(value)]
-
-
-def _split(figures: "Summary") -> list[dict[str, Any]]:
-    """What bounds the step, largest part first."""
-    if not figures.step_time_ns > 0:
-        return []
-    parts = sorted(((time, name) for name, time in figures.split.items() if time > 0), reverse=True)
-    return [
-        {
-            "name": _BOUND[name],
-            "share": units.percent(time / figures.step_time_ns),
-            "weight": round(time / figures.step_time_ns, 5),
-            "colour": _SPLIT_COLOURS.get(name, tracks.GREY),
-        }
-        for time, name in parts
-    ]
-
-
-def _remarks(figures: "Summary") -> list[str]:
-    told = (
-        ("Softened to record", figures.notes),
-        ("Operators without a cost rule, costed by their bytes", figures.unknown_operators),
-    )
-    return [f"{what}: " + ", ".join(f"{name} ({n:,})" for name, n in counts.items()) for what, counts in told if counts]
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def _title(traces: Sequence["TraceFile"]) -> str:
+    names = " and ".join(str(trace.metadata.get("script") or trace.path.name) for trace in traces)
+    return f"{names} · neuronprof"

@@ -1,206 +1,271 @@
-"""What a page holds of one rank: lanes with their levels of detail, bandwidth and memory over time, packed."""
+"""What a page is given of one rank, packed: what all its pictures share, and either everything or the window that a picture shows."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import series, spans
-from neuronprof.terms import ROLES, Engine, Kind
-from neuronprof.view import rank as ranks
+from neuronprof.analyze.pyramid import window
+from neuronprof.analyze.pyramid.build import alike_of
+from neuronprof.analyze.pyramid.store import Detail
+from neuronprof.terms import Engine
 from neuronprof.view import tracks
 from neuronprof.view.lod import Packer
 
-if TYPE_CHECKING:
-    from neuronprof.trace.reader import TraceFile
-
-_TENSE = 2**16 - 1  # steps between nothing and the largest bandwidth
-_MOST_BINS = 2**18  # bins of the finest bandwidth level; below it the page holds every change
+_TENSE = 2**16 - 1  # steps between nothing and the largest rate
+_MOST_BINS = 2**18  # bins of a rate's finest level in a page; below it the page holds every change
 _PEAKS = {"float32": "fp32", "bfloat16": "bf16", "float16": "bf16", "float8_e4m3fn": "fp8", "float8_e5m2": "fp8"}
-_STACK = tuple(ROLES)  # memory is stacked in this order, from the bottom
 _EIGHTH = 3  # bars are placed to an eighth of their bin
-BANDWIDTHS = (Engine.HBM, Engine.NEURONLINK, Engine.EFA)
+_LIMITS = {
+    "hbm": "hbm_bandwidth",
+    "neuronlink": "neuronlink_bandwidth",
+    "efa": "efa_bandwidth",
+}
+
+Lanes = Sequence[Mapping[str, Any]]
 
 
-@dataclass(slots=True)
-class Scene:
-    """One rank, drawn as finished data.
-
-    packed: see `lod`; rows: the rows its lanes stand in, top to bottom; start, end: nanoseconds; largest: the highest bandwidth
-    of each engine that has one, bytes a second; held, roles: the most bytes that memory holds, None without memory events, and
-    its categories; colours: what the legend says for each colouring, as pairs of a name and a place in the palette.
-    """
-
-    rank: int
-    packed: NDArray[np.uint8]
-    rows: list[tracks.Row]
-    start: int
-    end: int
-    largest: dict[str, float]
-    held: int | None
-    roles: list[str]
-    colours: dict[str, list[tuple[str, int]]]
-
-
-def build(trace: "TraceFile", rank: int) -> Scene:
-    """Reads one rank and packs it."""
-    events = ranks.read(trace, rank)
-    segments = trace.metadata.get("segments") or ranks.extents(events)
-    rows, table = ranks.alike(events, trace.operators)
-    lanes = ranks.lanes(events, rows)
-    if lanes:
-        lanes = ranks.bands(events, segments, table) + lanes
-    origin, end = _extent(events, segments)
-    packer = Packer()
-    top = spans.top_level(end - origin)
-    header: dict[str, Any] = {"origin": origin, "span": end - origin, "top": top, "segments": segments}
-    header["lanes"] = _pack_lanes(packer, lanes, origin, top)
-    peaks = ((trace.metadata.get("machine") or {}).get("rank") or {}).get("peak_flops") or {}
-    header["peaks"] = {dtype: peaks[short] for dtype, short in _PEAKS.items() if short in peaks}
-    header["strings"] = {**table.strings, "wait_for": events.strings["wait_for"]}
-    _pack_alike(packer, table)
-    header["series"] = {e.value: _pack_bandwidth(packer, events, e, origin, end - origin) for e in BANDWIDTHS}
-    header["memory"] = held = _pack_memory(packer, events, origin, top)
-    largest = {name: about["largest"] for name, about in header["series"].items() if about}
-    return Scene(
-        rank,
-        packer.pack(header),
-        [lane.at for lane in lanes],
-        origin,
-        end,
-        largest,
-        held["most"] if held else None,
-        held["names"] if held else [],
-        _legend(lanes, table),
-    )
-
-
-def _extent(events: ranks.Events, segments: list[dict[str, Any]]) -> tuple[int, int]:
-    """Start and end of everything, nanoseconds."""
-    start = events.number["start_ts"]
-    end = start + events.number["duration_ns"]
-    starts = [int(start.min())] if len(start) else []
-    ends = [int(end.max())] if len(end) else []
-    starts += [s["start_ts"] for s in segments]
-    ends += [s["end_ts"] for s in segments]
-    return min(starts, default=0), max(ends, default=0)
-
-
-def _pack_lanes(packer: Packer, lanes: list[ranks.Lane], origin: int, top: int) -> list[dict[str, Any]]:
-    """Packs events and bars of all lanes one after another; returns where each lane's are."""
-    about, gaps, merged, bars, events_before, bars_before = [], [], [], [], 0, 0
-    for lane in lanes:
-        start = lane.start - origin
-        end = start + lane.duration
-        gaps.append(start - np.concatenate(([0], end[:-1]))[: len(start)])
-        merged_at, found = spans.merge(start, lane.duration, top)
-        merged.append(merged_at)
-        bars.append(found)
-        edges = np.searchsorted(found.level, np.arange(top + 2)) + bars_before
-        about.append(
-            {
-                "row": lane.at,
-                "from": events_before,
-                "to": events_before + len(start),
-                "crowded": lane.crowded,
-                "colour": tracks.engine_colour(lane.at.engine),
-                "levels": edges.tolist(),
-            }
-        )
-        events_before += len(start)
-        bars_before += len(found.level)
-    packer.add("gap", _join(gaps))
-    for name in ("duration", "alike", "wait", "wait_for"):
-        packer.add(name, _join([getattr(lane, name) for lane in lanes]))
-    packer.add("merged", _join(merged))
-    _pack_bars(packer, bars)
-    return about
-
-
-def _pack_bars(packer: Packer, bars: list[spans.Bars]) -> None:
-    whole = {
-        name: _join([getattr(b, name) for b in bars]) for name in ("level", "start", "end", "busy", "count", "longest")
-    }
-    shift = np.maximum(whole["level"].astype(np.int64) - _EIGHTH, 0)
-    start = whole["start"] >> shift
-    length = np.maximum(whole["end"] - whole["start"], 1)
-    packer.add("bar_start", start, delta=True)
-    packer.add("bar_length", -(-(whole["end"] - (start << shift)) >> shift))
-    packer.add("bar_share", np.minimum(np.ceil(255 * whole["busy"] / length), 255))
-    packer.add("bar_count", whole["count"])
-    packer.add("bar_longest", whole["longest"], delta=True)
-
-
-def _pack_alike(packer: Packer, table: ranks.Alike) -> None:
-    for name, column in table.columns.items():
-        if name != "op":
-            packer.add(f"alike_{name}", column)
-    names = [tracks.opcode_colour(text) for text in table.strings["name"]]
-    phases = [tracks.phase_colour(text) for text in table.strings["phase"]]
+def shared(detail: Detail, metadata: Mapping[str, Any], packer: Packer) -> dict[str, Any]:
+    """Adds what all pictures of the rank share: the alike table and its colours. Returns their header."""
+    machine = (metadata.get("machine") or {}).get("rank") or {}
+    peaks = machine.get("peak_flops") or {}
+    table = alike_of(detail)
+    for name, column in table.items():
+        packer.add(f"alike_{name}", column)
+    words = detail.header["words"]
     grey = tracks.PALETTE.index(tracks.GREY)
-    packer.add("colour_name", np.array([*names, grey])[table.columns["name"]])
-    packer.add("colour_phase", np.array([*phases, grey])[table.columns["phase"]])
-
-
-def _pack_bandwidth(packer: Packer, events: ranks.Events, engine: str, origin: int, span: int) -> dict[str, Any] | None:
-    """Packs the bandwidth of an engine's transfers as `ENGINE_time`, `ENGINE_value` and a `ENGINE_LEVEL` a level."""
-    rows = np.flatnonzero(events.having("engine", engine) & events.having("kind", Kind.TRANSFER, Kind.COLLECTIVE))
-    if not len(rows):
-        return None
-    number = events.number
-    steps = series.rate(number["start_ts"][rows] - origin, number["duration_ns"][rows], number["bytes"][rows])
-    largest = float(steps.value.max(initial=0.0)) or 1.0
-    packer.add(f"{engine}_time", steps.time, delta=True)
-    packer.add(f"{engine}_value", np.rint(steps.value / largest * _TENSE))
-    most = min(_MOST_BINS, 4 * len(steps.time))
-    finest = max(0, (span // most).bit_length())
-    levels = list(range(finest, max(spans.top_level(span), finest) + 1))
-    for level in levels:
-        mean = series.means(steps, level, span)
-        packer.add(f"{engine}_{level}", np.ceil(mean / largest * _TENSE))
-    return {"largest": largest, "scale": largest / _TENSE, "finest": finest, "coarsest": levels[-1]}
-
-
-def _pack_memory(packer: Packer, events: ranks.Events, origin: int, top: int) -> dict[str, Any] | None:
-    """Packs bytes held by category as `memory_time`, `memory_CATEGORY` and, for each level, the rows that it keeps."""
-    rows = np.flatnonzero(events.having("engine", Engine.HBM) & events.having("kind", Kind.MEMORY))
-    if not len(rows):
-        return None
-    present = [events.strings["name"][code] for code in np.unique(events.code["name"][rows]).tolist()]
-    order = {role.value: place for place, role in enumerate(_STACK)}
-    names = sorted(present, key=lambda name: order.get(name, len(order)))
-    category = np.full(len(events.strings["name"]), 0, np.int64)
-    for place, name in enumerate(names):
-        category[events.strings["name"].index(name)] = place
-    number = events.number
-    held = series.held(
-        number["start_ts"][rows] - origin,
-        number["duration_ns"][rows],
-        number["bytes"][rows],
-        category[events.code["name"][rows]],
-        len(names),
-    )
-    packer.add("memory_time", held.time, delta=True)
-    for place in range(len(names)):
-        packer.add(f"memory_{place}", held.value[:, place], delta=True)
-    for level in range(1, top + 1):
-        packer.add(f"memory_level_{level}", series.peaks(held, level), delta=True)
-    return {"names": names, "most": int(held.value.sum(axis=1).max(initial=0))}
-
-
-def _legend(lanes: list[ranks.Lane], table: ranks.Alike) -> dict[str, list[tuple[str, int]]]:
-    """What each colouring's colours mean, for what this rank has."""
-    used = {table.strings["phase"][code] for code in np.unique(table.columns["phase"]).tolist() if code >= 0}
-    drawn = np.unique(_join([lane.alike for lane in lanes if lane.at.engine not in (tracks.STEP, tracks.PHASE)]))
-    opcodes = {table.strings["name"][code] for code in np.unique(table.columns["name"][drawn]).tolist() if code >= 0}
-    engines = dict.fromkeys(lane.at.engine for lane in lanes if lane.at.engine not in (tracks.STEP, tracks.PHASE))
+    names = [tracks.opcode_colour(text) for text in words["name"]]
+    phases = [tracks.phase_colour(text) for text in words["phase"]]
+    packer.add("colour_name", np.array([*names, grey])[table["name"]])
+    packer.add("colour_phase", np.array([*phases, grey])[table["phase"]])
+    rows = [tracks.row(lane["engine"], lane["queue"], lane["lane"]) for lane in _drawn(detail)]
+    rows = sorted({tracks.row(name) for name in detail.header["bands"]} | set(rows)) if rows else []
+    limits = {name: machine.get(limit) for name, limit in _LIMITS.items()} | {"flops": peaks.get("bf16")}
     return {
-        "phase": [(name, tracks.phase_colour(name)) for name in sorted(used, key=tracks.phase_order)],
-        "opcode": [(name, tracks.opcode_colour(name)) for name in sorted(opcodes)],
-        "engine": [(tracks.engine_label(name), tracks.engine_colour(name)) for name in engines],
+        "rank": detail.header["rank"],
+        "origin": detail.header["origin"],
+        "span": detail.header["end"] - detail.header["origin"],
+        "top": detail.header["top"],
+        "first_id": detail.header["first_id"],
+        "foreign": detail.header["foreign"],
+        "segments": detail.header["segments"],
+        "peaks": {dtype: peaks[short] for dtype, short in _PEAKS.items() if short in peaks},
+        "strings": words,
+        "rows": [
+            {"row": at, "label": label, "colour": tracks.engine_colour(at.engine)}
+            for at, label in zip(rows, tracks.labels(rows), strict=True)
+        ],
+        "legend": _legend(detail, table),
+        "rates": {
+            name: {"largest": about["largest"], "limit": limits.get(name)}
+            for name, about in detail.header["rates"].items()
+        },
+        "held": _held_header(detail, machine.get("hbm_capacity")),
     }
 
 
-def _join(parts: list[NDArray]) -> NDArray:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+def _held_header(detail: Detail, capacity: float | None) -> dict[str, Any] | None:
+    held = detail.header["held"]
+    if not held:
+        return None
+    colours = [tracks.ROLE_COLOURS.get(name, tracks.GREY) for name in held["names"]]
+    return {"names": held["names"], "most": held["most"], "capacity": capacity, "colours": colours}
+
+
+def whole(detail: Detail, metadata: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Everything about a rank, with all levels: for pages without a server."""
+    packer = Packer()
+    header = shared(detail, metadata, packer)
+    header["lanes"] = _whole_lanes(detail, packer)
+    for name, about in header["rates"].items():
+        about |= _whole_rate(detail, name, packer)
+    if header["held"]:
+        _add_held(detail, slice(None), packer)
+        for level in range(1, detail.header["top"] + 1):
+            packer.add(f"held_{level}", window.held(detail, level, 0, header["span"] + 1), delta=True)
+    return packer.pack(header)
+
+
+def part(detail: Detail, level: int, start: int, end: int) -> NDArray[np.uint8]:
+    """What a picture shows between two times, nanoseconds, at a level: lone events, bars with their longest event, quantities."""
+    origin, packer = detail.header["origin"], Packer(quick=True)
+    low, high = start - origin, end - origin
+    header: dict[str, Any] = {"level": level, "from": start, "to": end}
+    header["lanes"] = _part_lanes(detail, level, (low, high), packer)
+    rates = {name: window.rate(detail, name, level, low, high) for name in detail.header["rates"]}
+    header["rates"] = {name: _part_rate(name, rate, packer) for name, rate in rates.items() if rate}
+    if detail.header["held"]:
+        _add_held(detail, window.held(detail, level, low, high), packer)
+    return packer.pack(header)
+
+
+def _drawn(detail: Detail) -> Lanes:
+    """The lanes that have rows: HBM's transfers are drawn as bandwidth."""
+    return [lane for lane in detail.header["lanes"] if lane["engine"] != Engine.HBM]
+
+
+def _bands(detail: Detail) -> list[tuple[tracks.Row, NDArray[np.int64]]]:
+    if not _drawn(detail):
+        return []
+    bands = detail.header["bands"]
+    return [(tracks.row(name), np.array(bands[name], np.int64).reshape(-1, 3).T) for name in bands]
+
+
+_NO_EVENT = {"wait": 0, "wait_for": -1, "id": -1, "released": 0}
+
+
+class _Lanes:
+    """Collects lanes of events and bars, and packs them one after another."""
+
+    def __init__(self, origin: int) -> None:
+        self.about: list[dict[str, Any]] = []
+        self._origin = origin
+        self._events: dict[str, list[NDArray[Any]]] = {}
+        self._bars: list[tuple[NDArray[Any], ...]] = []
+        self._before = self._bars_before = 0
+
+    def add(
+        self, at: tracks.Row, events: Mapping[str, NDArray[Any]], bars: spans.Bars | None = None, levels: int = 0
+    ) -> None:
+        """A lane: columns of its events, start counted from the origin; bars whose `longest` counts these events."""
+        count = len(events["start"])
+        for name, column in events.items():
+            self._events.setdefault(name, []).append(np.asarray(column))
+        level = bars.level if bars else np.zeros(0, np.uint8)
+        edges = np.searchsorted(level, np.arange(levels + 2)) + self._bars_before
+        if bars:
+            self._bars.append((bars.level, bars.start, bars.end, bars.busy, bars.count, bars.longest))
+        self.about.append({"row": at, "from": self._before, "to": self._before + count, "levels": edges.tolist()})
+        self._before += count
+        self._bars_before += len(level)
+
+    def pack(self, packer: Packer) -> None:
+        """Adds the columns."""
+        for name in ("gap", "duration", "alike", "wait", "wait_for", "merged", "id", "released"):
+            parts = self._events.get(name, [])
+            packer.add(name, np.concatenate(parts) if parts else np.zeros(0, np.int64), delta=name == "id")
+        columns = [np.concatenate(c) for c in zip(*self._bars, strict=True)] or [np.zeros(0, np.int64)] * 6
+        level, start, end, busy, count, longest = columns
+        shift = np.maximum(level.astype(np.int64) - _EIGHTH, 0)
+        packer.add("bar_start", start >> shift, delta=True)
+        packer.add("bar_length", -(-(end - (start >> shift << shift)) >> shift))
+        packer.add("bar_share", np.minimum(np.ceil(255 * busy / np.maximum(end - start, 1)), 255))
+        packer.add("bar_count", count)
+        packer.add("bar_longest", longest, delta=True)
+
+
+def _columns(
+    start: NDArray[Any], duration: NDArray[Any], merged: Any, more: Mapping[str, Any]
+) -> dict[str, NDArray[Any]]:
+    """A lane's columns as they are packed: what follows soon after the event before it takes few bytes."""
+    end = start + duration
+    columns = {"start": start, "gap": start - np.concatenate(([0], end[:-1]))[: len(start)], "duration": duration}
+    columns |= {"merged": np.broadcast_to(np.asarray(merged, np.int64), start.shape)}
+    return columns | {name: np.broadcast_to(np.asarray(values), start.shape) for name, values in more.items()}
+
+
+def _of_events(detail: Detail, rows: Any) -> dict[str, NDArray[Any]]:
+    columns = {
+        name: np.asarray(detail.columns[name][rows]).astype(np.int64)
+        for name in ("wait", "wait_for", "alike", "id", "released")
+    }
+    # Most are released by an event soon before them: the distance is a small number. 0: nothing, or an event of another rank.
+    columns["released"] = np.where(columns["released"] > 0, columns["id"] + 1 - columns["released"], 0)
+    return columns
+
+
+def _whole_lanes(detail: Detail, packer: Packer) -> list[dict[str, Any]]:
+    top, lanes = detail.header["top"], _Lanes(detail.header["origin"])
+    origin = detail.header["origin"]
+    for at, (first, last, row) in _bands(detail):
+        lanes.add(at, _columns(first - origin, last - first, spans.NEVER, {**_NO_EVENT, "alike": row}), None, top)
+    for lane in _drawn(detail):
+        rows = slice(lane["first"], lane["last"])
+        start = window.begin_of(detail, rows)
+        duration = detail.columns["duration"][rows].astype(np.int64)
+        merged, bars = spans.merge(start, duration, top)
+        at = tracks.row(lane["engine"], lane["queue"], lane["lane"])
+        lanes.add(at, _columns(start, duration, merged, _of_events(detail, rows)), bars, top)
+        lanes.about[-1]["crowded"] = lane["crowded"]
+    lanes.pack(packer)
+    return lanes.about
+
+
+def _part_lanes(detail: Detail, level: int, extent: tuple[int, int], packer: Packer) -> list[dict[str, Any]]:
+    low, high = extent
+    origin, lanes = detail.header["origin"], _Lanes(detail.header["origin"])
+    for at, (first, last, row) in _bands(detail):
+        seen = slice(int(np.searchsorted(last, low + origin)), int(np.searchsorted(first, high + origin)))
+        columns = _columns(first[seen] - origin, (last - first)[seen], spans.NEVER, {**_NO_EVENT, "alike": row[seen]})
+        lanes.add(at, columns)
+    for lane in _drawn(detail):
+        found = window.items(detail, lane, level, low, high)
+        # A bar tells its longest event: that comes along, merged from the start.
+        rows, duration = found.longest, found.most
+        start = window.begin_of(detail, rows)
+        order = np.argsort(start, kind="stable")
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        merged = np.where(found.count > 1, 0, spans.NEVER)
+        bar = np.flatnonzero(found.count > 1)
+        bars = spans.Bars(
+            np.full(len(bar), level, np.uint8),
+            found.start[bar],
+            found.end[bar],
+            found.busy[bar],
+            found.count[bar],
+            place[bar],
+        )
+        at = tracks.row(lane["engine"], lane["queue"], lane["lane"])
+        lanes.add(at, _columns(start[order], duration[order], merged[order], _of_events(detail, rows[order])), bars)
+        lanes.about[-1] |= {
+            "crowded": lane["crowded"],
+            "levels": [lanes.about[-1]["levels"][0], lanes.about[-1]["levels"][0] + len(bar)],
+        }
+    lanes.pack(packer)
+    return lanes.about
+
+
+def _whole_rate(detail: Detail, name: str, packer: Packer) -> dict[str, Any]:
+    """Packs a quantity as `NAME_time`, `NAME_value` and a `NAME_LEVEL` a level."""
+    span = detail.header["end"] - detail.header["origin"]
+    steps = window.changes(detail, name, 0, span + 1)
+    scale = (float(np.max(steps.value, initial=0.0)) or 1.0) / _TENSE
+    packer.add(f"{name}_time", steps.time, delta=True)
+    packer.add(f"{name}_value", np.rint(steps.value / scale))
+    finest = max(0, (span // min(_MOST_BINS, 4 * len(steps.time))).bit_length())
+    levels = range(finest, max(spans.top_level(span), finest) + 1)
+    for level in levels:
+        packer.add(f"{name}_{level}", np.ceil(series.means(steps, level, span) / scale))
+    return {"scale": scale, "finest": finest, "coarsest": levels[-1]}
+
+
+def _part_rate(name: str, rate: window.Rate, packer: Packer) -> dict[str, Any]:
+    scale = (float(np.max(rate.value, initial=0.0)) or 1.0) / _TENSE
+    packer.add(f"{name}_value", np.ceil(rate.value / scale) if rate.bin_ns else np.rint(rate.value / scale))
+    packer.add(f"{name}_time", rate.time, delta=True)
+    return {"scale": scale, "bin": rate.bin_ns, "first": rate.first}
+
+
+def _add_held(detail: Detail, rows: Any, packer: Packer) -> None:
+    packer.add("held_time", detail.columns["held_time"][rows], delta=True)
+    values = detail.columns["held_value"][rows]
+    for place in range(values.shape[1]):
+        packer.add(f"held_category_{place}", values[:, place], delta=True)
+
+
+def _legend(detail: Detail, table: Mapping[str, NDArray[Any]]) -> dict[str, list[tuple[str, int]]]:
+    """What each colouring's colours mean, for what this rank has."""
+    words = detail.header["words"]
+    engines = np.array([engine != Engine.HBM for engine in words["engine"]] + [False])
+    drawn = (detail.columns["alike_count"] > 0) & engines[table["engine"]]
+    phases = {words["phase"][code] for code in np.unique(table["phase"][drawn]).tolist() if code >= 0}
+    opcodes = {words["name"][code] for code in np.unique(table["name"][drawn]).tolist() if code >= 0}
+    rows = sorted({tracks.row(lane["engine"]) for lane in _drawn(detail)})
+    return {
+        "phase": [(name, tracks.phase_colour(name)) for name in sorted(phases, key=tracks.phase_order)],
+        "opcode": [(name, tracks.opcode_colour(name)) for name in sorted(opcodes)],
+        "engine": [(tracks.engine_label(at.engine), tracks.engine_colour(at.engine)) for at in rows],
+    }

@@ -1,20 +1,23 @@
 // Makes the timeline the first time that anything about it changes, and has it drawn again every time after.
 
 function start(models) {
-  models.x_range.neuronprof ??= new Timeline(models)
-  explain(models)
+  if (!models.x_range.neuronprof) {
+    const timeline = models.x_range.neuronprof = new Timeline(models)
+    timeline.listeners.push({drawn: () => explain(timeline)})
+  }
   models.x_range.neuronprof.schedule()
 }
 
 // Lays out the legend of the chosen colouring: one line, or two where it does not fit.
-function explain({legend, colour}) {
+function explain({models: {legend, colour}, scenes, keys}) {
   const width = legend.figure.inner_width
-  if (!width || legend.shown == `${width} ${colour.value}`)
+  if (!width || !scenes.length || legend.shown == `${width} ${colour.value} ${keys}`)
     return
-  legend.shown = `${width} ${colour.value}`
+  legend.shown = `${width} ${colour.value} ${keys}`
+  const entries = new Map(scenes.flatMap(({shared}) => shared.legend[colour.value]))
   const out = {x: [], y: [], text_x: [], text: [], colour: []}
   let x = 8, line = 0
-  for (const [name, place] of legend.entries[colour.value]) {
+  for (const [name, place] of entries) {
     const text = name.length > 24 ? `${name.slice(0, 23)}…` : name
     const needs = 34 + textWidth(text, 12)
     if (x + needs > width && x > 8) {

@@ -1,4 +1,4 @@
-"""The analyzers' tables as sortable tables in tabs."""
+"""The analyzers' tables as sortable tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -7,7 +7,7 @@ from neuronprof.view import look
 
 if TYPE_CHECKING:
     import pandas as pd
-    from bokeh.models import DataTable, Tabs
+    from bokeh.models import DataTable
 
 Results = Mapping[str, Mapping[str, "pd.DataFrame"]]
 
@@ -34,146 +34,108 @@ class Shown(NamedTuple):
 
 
 _PLACE = (Shown("op_name", "Operator", width=200), Shown("layer", "Layer", width=260))
-# For each tab: the title, then analyzer, table, a sentence, columns.
-TABS: tuple[tuple[str, tuple[tuple[str, str, str, tuple[Shown, ...]], ...]], ...] = (
+
+
+class Table(NamedTuple):
+    """A table of a page: analyzer and its table, a sentence about it, its columns."""
+
+    analyzer: str
+    name: str
+    sentence: str
+    columns: tuple[Shown, ...]
+
+
+_BY_OPERATOR = Table(
+    "bottlenecks",
+    "bottlenecks_by_operator",
+    "What the time of all steps was spent on, by what bounds it; the rows add up to the steps.",
     (
-        "Operators",
-        (
-            (
-                "bottlenecks",
-                "bottlenecks_by_operator",
-                "What the time of all steps was spent on, by what bounds it; the rows add up to the steps.",
-                (
-                    Shown("class", "Bound by"), *_PLACE, Shown("phase", "Phase"), Shown("source", "Source", width=180),
-                    Shown("per_step_ns", "A step", "time"), Shown("share", "Share", "share"),
-                ),
-            ),
-        ),
-    ),
-    (
-        "Layers",
-        (
-            (
-                "bottlenecks",
-                "bottlenecks_by_layer",
-                "The same time by layer.",
-                (
-                    Shown("layer", "Layer", width=420), Shown("class", "Bound by"), Shown("per_step_ns", "A step", "time"),
-                    Shown("share", "Share", "share"),
-                ),
-            ),
-        ),
-    ),
-    (
-        "Engines",
-        (
-            (
-                "utilization",
-                "utilization",
-                "How much of the steps each engine is busy.",
-                (Shown("engine", "Engine"), Shown("busy", "Busy", "share"), Shown("busy_ns", "Busy time", "time")),
-            ),
-            (
-                "underused",
-                "underused",
-                "Engines that stand still most of the time, and what they stand still for.",
-                (
-                    Shown("engine", "Engine"), Shown("busy", "Busy", "share"), Shown("cause", "Main cause"),
-                    Shown("idle_ns", "Idle", "time"), Shown("data_ns", "Data", "time"), Shown("dma_ns", "DMA", "time"),
-                    Shown("hbm_ns", "HBM", "time"), Shown("link_ns", "Link", "time"), Shown("peer_ns", "Peer", "time"),
-                    Shown("sbuf_ns", "SBUF", "time"), Shown("no_work_ns", "No work", "time"),
-                ),
-            ),
-        ),
-    ),
-    (
-        "Communication",
-        (
-            (
-                "communication",
-                "communication",
-                "Collectives, those that cost most exposed time first.",
-                (
-                    Shown("name", "Collective", width=110), Shown("algorithm", "Algorithm"), Shown("replica_group", "Group"),
-                    Shown("layer", "Layer", width=220), Shown("bytes", "Message", "bytes"), Shown("count", "Count", "number"),
-                    Shown("transfer_ns", "Transfer", "time"), Shown("wait_ns", "Wait for peers", "time", 140),
-                    Shown("overlapped_ns", "Overlapped", "time", 110), Shown("exposed_ns", "Exposed", "time"),
-                    Shown("bus_bandwidth", "Bus bandwidth", "rate", 150),
-                ),
-            ),
-        ),
-    ),
-    (
-        "Roofline",
-        (
-            (
-                "roofline",
-                "roofline",
-                "Operators against the machine's peak: FLOPs per byte moved, and what they reach.",
-                (
-                    *_PLACE, Shown("phase", "Phase"), Shown("dtype", "Type"), Shown("time_ns", "Time", "time"),
-                    Shown("intensity", "FLOPs per byte", "number", 110), Shown("flops_per_second", "Achieved", "flops", 130),
-                    Shown("peak_share", "Of peak", "share"), Shown("roof_share", "Of roof", "share"), Shown("bound", "Bound by"),
-                ),
-            ),
-            (
-                "roofline",
-                "roofline_steps",
-                "Each step.",
-                (
-                    Shown("step", "Step", "number"), Shown("step_time_ns", "Time", "time"), Shown("mfu", "MFU", "share"),
-                    Shown("hfu", "HFU", "share"), Shown("mbu", "MBU", "share"), Shown("hbm_share", "HBM busy", "share"),
-                ),
-            ),
-        ),
-    ),
-    (
-        "Memory",
-        (
-            (
-                "memory",
-                "memory",
-                "What HBM holds at its peak.",
-                (
-                    Shown("rank", "Rank", "number"), Shown("category", "Category", width=160), Shown("bytes", "Held", "bytes"),
-                    Shown("share", "Of peak", "share"), Shown("capacity_share", "Of capacity", "share", 110),
-                ),
-            ),
-        ),
+        Shown("class", "Bound by"), *_PLACE, Shown("phase", "Phase"), Shown("source", "Source", width=180),
+        Shown("per_step_ns", "A step", "time"), Shown("share", "Share", "share"),
     ),
 )  # fmt: skip
+_BUSY = Table(
+    "utilization",
+    "utilization",
+    "How much of the steps each engine is busy.",
+    (Shown("engine", "Engine"), Shown("busy", "Busy", "share"), Shown("busy_ns", "Busy time", "time")),
+)
+_UNDERUSED = Table(
+    "underused",
+    "underused",
+    "Engines that stand still most of the time, and what they stand still for.",
+    (
+        Shown("engine", "Engine"), Shown("busy", "Busy", "share"), Shown("cause", "Main cause"),
+        Shown("idle_ns", "Idle", "time"), Shown("data_ns", "Data", "time"), Shown("dma_ns", "DMA", "time"),
+        Shown("hbm_ns", "HBM", "time"), Shown("link_ns", "Link", "time"), Shown("peer_ns", "Peer", "time"),
+        Shown("sbuf_ns", "SBUF", "time"), Shown("no_work_ns", "No work", "time"),
+    ),
+)  # fmt: skip
+_COLLECTIVES = Table(
+    "communication",
+    "communication",
+    "Collectives, those that cost most exposed time first.",
+    (
+        Shown("name", "Collective", width=110), Shown("algorithm", "Algorithm"), Shown("replica_group", "Group"),
+        Shown("layer", "Layer", width=220), Shown("bytes", "Message", "bytes"), Shown("count", "Count", "number"),
+        Shown("transfer_ns", "Transfer", "time"), Shown("wait_ns", "Wait for peers", "time", 140),
+        Shown("overlapped_ns", "Overlapped", "time", 110), Shown("exposed_ns", "Exposed", "time"),
+        Shown("bus_bandwidth", "Bus bandwidth", "rate", 150),
+    ),
+)  # fmt: skip
+_ROOFLINE = Table(
+    "roofline",
+    "roofline",
+    "Operators against the machine's peak: FLOPs per byte moved, and what they reach.",
+    (
+        *_PLACE, Shown("phase", "Phase"), Shown("dtype", "Type"), Shown("time_ns", "Time", "time"),
+        Shown("intensity", "FLOPs per byte", "number", 110), Shown("flops_per_second", "Achieved", "flops", 130),
+        Shown("peak_share", "Of peak", "share"), Shown("roof_share", "Of roof", "share"), Shown("bound", "Bound by"),
+    ),
+)  # fmt: skip
+_STEPS = Table(
+    "roofline",
+    "roofline_steps",
+    "Each step.",
+    (
+        Shown("step", "Step", "number"), Shown("step_time_ns", "Time", "time"), Shown("mfu", "MFU", "share"),
+        Shown("hfu", "HFU", "share"), Shown("mbu", "MBU", "share"), Shown("hbm_share", "HBM busy", "share"),
+    ),
+)  # fmt: skip
+_MEMORY = Table(
+    "memory",
+    "memory",
+    "What HBM holds at its peak, on the rank with the highest one.",
+    (
+        Shown("rank", "Rank", "number"), Shown("category", "Category", width=160), Shown("bytes", "Held", "bytes"),
+        Shown("share", "Of peak", "share"), Shown("capacity_share", "Of capacity", "share", 110),
+    ),
+)  # fmt: skip
+PAGES: dict[str, tuple[Table, ...]] = {
+    "summary": (_BUSY, _UNDERUSED, _STEPS),
+    "operators": (_BY_OPERATOR,),
+    "communication": (_COLLECTIVES,),
+    "roofline": (_ROOFLINE,),
+    "memory": (_MEMORY,),
+}
 
 
-def tabs(results: Results) -> "Tabs":
-    """One tab a question, each with its tables."""
-    from bokeh.layouts import column
-    from bokeh.models import Tabs
-
-    panels = []
-    for title, tables in TABS:
-        parts = [
-            part for group, name, sentence, shown in tables for part in _part(results[group][name], sentence, shown)
-        ]
-        panels.append(_panel(title, column(*parts, sizing_mode="stretch_width")))
-    return Tabs(tabs=panels, sizing_mode="stretch_width", name="tables", stylesheets=[look.TABS_CSS])
+def page(name: str, results: Results) -> list[Any]:
+    """The tables of a page, each under its sentence."""
+    return [part for one in PAGES.get(name, ()) for part in _part(results[one.analyzer][one.name], one)]
 
 
-def _panel(title: str, child: Any) -> Any:
-    from bokeh.models import TabPanel
-
-    return TabPanel(title=title, child=child)
-
-
-def _part(table: "pd.DataFrame", sentence: str, shown: Sequence[Shown]) -> list[Any]:
+def _part(table: "pd.DataFrame", about: Table) -> list[Any]:
     from bokeh.models import Div
 
     cut = f" The first {MOST_ROWS:,} of {len(table):,} rows." if len(table) > MOST_ROWS else ""
     none = " There are none in this trace." if table.empty else ""
-    text = Div(text=sentence + cut + none, stylesheets=[look.SENTENCE_CSS])
-    return [text] if table.empty else [text, _table(table.head(MOST_ROWS), shown)]
+    text = Div(text=about.sentence + cut + none, stylesheets=[look.SENTENCE_CSS])
+    return [text] if table.empty else [text, data_table(table.head(MOST_ROWS), about.columns)]
 
 
-def _table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":
+def data_table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":
+    """A sortable table."""
     from bokeh.models import ColumnDataSource, DataTable, NumberFormatter, StringFormatter, TableColumn
 
     quantities = {kind: [table[one.name] for one in shown if one.kind == kind] for kind in _UNITS}

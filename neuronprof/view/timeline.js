@@ -1,5 +1,5 @@
 // Puts what is visible at this zoom into the small sources that Bokeh draws. `models` are the Bokeh models that
-// neuronprof/view/timeline.py passes; everything else comes from a packed rank (neuronprof/view/lod.py).
+// neuronprof/view/timeline.py passes; everything else comes from a source of scenes.
 
 const PAD = 0.12 // free part of a row above and below its events
 const LEAST = 0.14 // height of a bar whose busy share is nearly nothing
@@ -8,15 +8,23 @@ const OVERSCAN = 0.5 // drawn beyond each edge, as a share of the window, so tha
 const THINNEST = 1.5 // pixels; a rectangle of one pixel that lies across two would be pale
 const SEAM = 5 // events wider than this many pixels get a seam
 const NARROWEST = 16 // pixels that a word inside an event needs at least
+const SCENE = 2 ** 40 // rows of one scene, as they are numbered in what is drawn
 
 class Timeline {
   constructor(models) {
     this.models = models
-    this.ranks = new Map()
-    this.places = new Map(models.rows.map((key, place) => [key.join(), place]))
+    this.source = models.packed ? new Embedded(models.packed) : new Served(models.url, (text) => this.tell(text))
+    this.rows = new Rows()
+    this.scenes = []
     this.pending = false
     this.drawn = null
     this.overviewed = ""
+    this.listeners = []
+  }
+
+  // What the page around the timeline wants to know: a sentence to show, or that something was drawn.
+  tell(text) {
+    this.listeners.forEach((listener) => listener.tell?.(text))
   }
 
   schedule() {
@@ -25,8 +33,13 @@ class Timeline {
     this.pending = true
     requestAnimationFrame(async () => {
       try {
-        await this.load(this.models.rank.value)
-        this.draw()
+        await this.load(this.models.rank.value.split(","))
+        await this.draw()
+        this.listeners.forEach((listener) => listener.drawn?.())
+      } catch (error) {
+        if (!["stopped", "refused"].includes(error.message))
+          throw error
+        this.last = this.view()
       } finally {
         this.pending = false
       }
@@ -35,13 +48,34 @@ class Timeline {
     })
   }
 
-  async load(name) {
-    if (!this.ranks.has(name)) {
-      const scene = await unpack(this.models.packed[name].data.packed)
-      place(scene, this.places)
-      this.ranks.set(name, scene)
+  async load(keys) {
+    if (keys.join() == this.keys)
+      return
+    const {names, x_range, whole} = this.models
+    this.scenes = await Promise.all(keys.map(async (key) => ({key, title: names[key] ?? key, shared: await this.source.shared(key)})))
+    const before = this.keys
+    this.keys = keys.join()
+    const start = Math.min(...this.scenes.map(({shared}) => shared.origin))
+    const end = Math.max(...this.scenes.map(({shared}) => shared.origin + shared.span))
+    const span = Math.max(end - start, x_range.min_interval), margin = 0.004 * span
+    const [low, high] = [start - margin, start + span + margin]
+    if (whole.start != low || whole.end != high) {
+      const moved = before !== undefined || x_range.start != whole.start || x_range.end != whole.end
+      Object.assign(whole, {start: low, end: high})
+      x_range.setv({bounds: [low, high], ...(moved && x_range.end > low && x_range.start < high ? {} : {start: low, end: high})})
+      this.models.strip.x_range.setv({start: low, end: high})
     }
-    this.scene = this.ranks.get(name)
+    this.lay()
+    for (const [name, quantity] of Object.entries(this.models.quantities))
+      adapt(name, quantity, this.scenes[0].shared)
+  }
+
+  // Rows after a change of what is shown.
+  lay() {
+    this.rows.lay(this.scenes)
+    this.rows.show(this.models.main)
+    this.drawn = null
+    this.overviewed = ""
   }
 
   view() {
@@ -55,51 +89,67 @@ class Timeline {
     return Object.keys(now).some((key) => now[key] != this.last[key])
   }
 
-  draw() {
+  async draw() {
     const now = this.last = this.view()
     const was = this.drawn
     const same = was && was.colour == now.colour && was.rank == now.rank && Math.abs(was.pixel / now.pixel - 1) < 1e-6
     if (!same || now.start < was.from || now.end > was.to) {
       const reach = OVERSCAN * (now.end - now.start)
-      this.drawn = {...now, from: now.start - reach, to: now.end + reach}
-      this.events = this.fill(this.drawn, this.scene.lanes, (lane) => lane.place, 1 - 2 * PAD)
+      const drawn = {...now, from: now.start - reach, to: now.end + reach}
+      await Promise.all(this.scenes.map(async (scene) => {
+        scene.seen = await this.source.window(scene.key, drawn.from, drawn.to, level(scene.shared, now.pixel))
+      }))
+      this.drawn = drawn
+      this.events = this.fill(drawn, this.scenes, (scene, lane) => scene.places.get(lane.row.join()))
       this.models.events.data = this.events
       this.quantities()
+      await this.overview(now)
     }
-    this.models.labels.data = this.labels(now)
-    this.overview(now)
-  }
-
-  level(pixel) {
-    return Math.max(0, Math.min(this.scene.top, Math.ceil(Math.log2(BIN_PIXELS * pixel))))
+    this.models.labels.data = this.labels(this.view())
   }
 
   // Rectangles of everything between `from` and `to`: bars first, so that events stand before them.
-  fill({from, to, pixel, colour}, lanes, placed, height) {
+  fill({from, to, pixel, colour}, scenes, placed, only = () => true) {
     const out = new Rectangles(pixel)
-    const level = this.level(pixel)
-    for (const lane of lanes) {
-      const floor = -placed(lane) - 1 + PAD
-      bars(this.scene, lane, level, from, to, (bar) => {
-        const share = LEAST + (1 - LEAST) * this.scene.columns.bar_share[bar] / 255
-        out.add(this.scene.bar_start[bar], this.scene.bar_end[bar], floor, floor + share * height,
-                this.paint(lane, this.scene.bar_event[bar], colour), -1 - bar)
-      })
-      events(this.scene, lane, level, from, to, (event) => {
-        out.add(this.scene.start[event], this.scene.end[event], floor, floor + height, this.paint(lane, event, colour), event)
-      })
-    }
+    const height = 1 - 2 * PAD
+    scenes.forEach((scene, number) => {
+      const {seen} = scene, at = level(seen, pixel)
+      for (const lane of seen.lanes) {
+        const row = placed(scene, lane)
+        if (row === undefined || !only(lane))
+          continue
+        const floor = -row - 1 + PAD
+        bars(seen, lane, at, from, to, (bar) => {
+          const share = LEAST + (1 - LEAST) * seen.columns.bar_share[bar] / 255
+          out.add(seen.bar_start[bar], seen.bar_end[bar], floor, floor + share * height,
+                  this.paint(scene, lane, seen.bar_event[bar], colour), -1 - bar - number * SCENE)
+        })
+        events(seen, lane, at, from, to, (event) => {
+          out.add(seen.start[event], seen.end[event], floor, floor + height, this.paint(scene, lane, event, colour), event + number * SCENE)
+        })
+      }
+    })
     return out.columns()
   }
 
-  paint(lane, event, colour) {
-    const {columns} = this.scene
-    const row = columns.alike[event]
+  paint({seen, shared}, lane, event, colour) {
+    const alike = seen.columns.alike[event]
     if (lane.row[1] == "step")
       return this.models.step_colours[event % 2]
-    if (lane.row[1] == "phase" || colour == "phase")
-      return columns.colour_phase[row]
-    return colour == "engine" ? lane.colour : columns.colour_name[row]
+    if (BANDS.includes(lane.row[1]) || colour == "phase")
+      return seen.columns.colour_phase[alike]
+    return colour == "engine" ? shared.rows.find(({row}) => row.join() == lane.row.join()).colour : seen.columns.colour_name[alike]
+  }
+
+  // The scene of a row of what is drawn, and the event (or -1 - bar) in it.
+  at(row) {
+    const number = Math.floor((row < 0 ? -1 - row : row) / SCENE)
+    return {scene: this.scenes[number], row: row < 0 ? row + number * SCENE : row - number * SCENE}
+  }
+
+  describe(value, part) {
+    const {scene, row} = this.at(value)
+    return describe(scene.seen, row, part)
   }
 
   // The words inside events that are wide enough for them, kept inside the window.
@@ -109,7 +159,10 @@ class Timeline {
     for (let i = 0; i < left.length; i++) {
       const from = Math.max(left[i], start), to = Math.min(right[i], end)
       const room = (to - from) / pixel - 8
-      const text = room > NARROWEST && row[i] >= 0 ? title(this.scene, row[i], 11, room) : ""
+      if (room <= NARROWEST || row[i] < 0)
+        continue
+      const {scene, row: event} = this.at(row[i])
+      const text = title(scene.seen, scene.seen.columns.alike[event], 11, room)
       if (!text)
         continue
       out.x.push(from + 4 * pixel)
@@ -120,171 +173,89 @@ class Timeline {
     return out
   }
 
+  // Quantities are those of the first rank that is shown.
   quantities() {
-    const {scene, drawn} = this
-    const level = this.level(drawn.pixel)
-    for (const [name, source] of Object.entries(this.models.quantities))
-      source.data = name == "memory" ? memory(scene, this.models.roles, level, drawn) : bandwidth(scene, name, level, drawn)
+    const {seen} = this.scenes[0], {drawn} = this
+    const at = level(seen, drawn.pixel)
+    for (const [name, {source, slots}] of Object.entries(this.models.quantities))
+      source.data = slots ? heldBytes(seen, slots, at, drawn) : rate(seen, name, at, drawn.from, drawn.to)
   }
 
-  // The whole trace in one strip: the lane that the most events of the tensor engine, or else of any other, are in.
-  overview({colour, rank}) {
+  // The whole trace in one strip: the lane of the tensor engine, or else the first of any other.
+  async overview({colour, rank}) {
     const {whole, strip, strip_source} = this.models
     const width = strip.inner_width || 1000
     const key = [colour, rank, width].join()
     if (key == this.overviewed)
       return
     this.overviewed = key
-    const engines = this.scene.lanes.filter((lane) => !["step", "phase"].includes(lane.row[1]))
-    const lane = engines.find((lane) => lane.row[1] == "tensor") ?? engines[0]
+    const [scene] = this.scenes
     const window = {from: whole.start, to: whole.end, pixel: (whole.end - whole.start) / width, colour}
-    strip_source.data = this.fill(window, lane ? [lane] : [], () => 0, 1 - 2 * PAD)
+    const seen = await this.source.window(scene.key, whole.start, whole.end, level(scene.shared, window.pixel))
+    const engines = seen.lanes.filter((lane) => !BANDS.includes(lane.row[1]))
+    const lane = engines.find((lane) => lane.row[1] == "tensor") ?? engines[0]
+    strip_source.data = this.fill(window, [{...scene, seen}], () => 0, (other) => other == lane)
   }
+}
+
+function level({top, level}, pixel) {
+  return level ?? Math.max(0, Math.min(top, Math.ceil(Math.log2(BIN_PIXELS * pixel))))
 }
 
 // Quads that no screen loses; wide ones end a little early, so that neighbours can be told apart.
 class Rectangles {
   constructor(pixel) {
     this.pixel = pixel
-    this.left = []
-    this.right = []
-    this.bottom = []
-    this.top = []
-    this.colour = []
-    this.row = []
+    this.lists = {left: [], right: [], bottom: [], top: [], colour: [], row: []}
   }
 
   add(start, end, bottom, top, colour, row) {
-    this.left.push(start)
-    this.right.push(end - start > SEAM * this.pixel ? end - this.pixel : Math.max(end, start + THINNEST * this.pixel))
-    this.bottom.push(bottom)
-    this.top.push(top)
-    this.colour.push(colour)
-    this.row.push(row)
+    const {lists, pixel} = this
+    lists.left.push(start)
+    lists.right.push(end - start > SEAM * pixel ? end - pixel : Math.max(end, start + THINNEST * pixel))
+    lists.bottom.push(bottom)
+    lists.top.push(top)
+    lists.colour.push(colour)
+    lists.row.push(row)
   }
 
   columns() {
-    const {left, right, bottom, top, colour, row} = this
-    return {left: Float64Array.from(left), right: Float64Array.from(right), bottom: Float64Array.from(bottom),
-            top: Float64Array.from(top), colour: Float64Array.from(colour), row: Float64Array.from(row)}
+    return Object.fromEntries(Object.entries(this.lists).map(([name, list]) => [name, Float64Array.from(list)]))
   }
 }
 
-// Turns the packed, relative columns of a rank into absolute times, lane by lane.
-function place(scene, places) {
-  const {origin, columns} = scene
-  const {gap, duration, bar_start, bar_length, bar_longest} = columns
-  scene.start = new Float64Array(gap.length)
-  scene.end = new Float64Array(gap.length)
-  scene.bar_start = new Float64Array(bar_start.length)
-  scene.bar_end = new Float64Array(bar_start.length)
-  scene.bar_event = new Float64Array(bar_start.length)
-  for (const lane of scene.lanes) {
-    lane.place = places.get(lane.row.join())
-    let end = origin
-    for (let i = lane.from; i < lane.to; i++) {
-      scene.start[i] = end + gap[i]
-      scene.end[i] = end = scene.start[i] + duration[i]
-    }
-    for (let level = 0; level <= scene.top; level++) {
-      const step = 2 ** Math.max(level - 3, 0)
-      for (let i = lane.levels[level]; i < lane.levels[level + 1]; i++) {
-        scene.bar_start[i] = origin + bar_start[i] * step
-        scene.bar_end[i] = scene.bar_start[i] + bar_length[i] * step
-        scene.bar_event[i] = lane.from + bar_longest[i]
-      }
-    }
-  }
-}
-
-// The first place in sorted values[from..to) whose value is at least `least`.
-function search(values, from, to, least) {
-  while (from < to) {
-    const middle = (from + to) >> 1
-    if (values[middle] < least)
-      from = middle + 1
-    else
-      to = middle
-  }
-  return from
-}
-
-function bars(scene, lane, level, from, to, visit) {
-  const first = lane.levels[level], last = lane.levels[level + 1]
-  const stop = search(scene.bar_start, first, last, to)
-  for (let bar = Math.max(first, search(scene.bar_start, first, last, from) - 1); bar < stop; bar++)
-    if (scene.bar_end[bar] >= from)
-      visit(bar)
-}
-
-// Events that stand alone at this level; in a crowded lane an early event may reach far, so all before the window are looked at.
-function events(scene, lane, level, from, to, visit) {
-  const {merged} = scene.columns
-  const stop = search(scene.start, lane.from, lane.to, to)
-  const first = lane.crowded ? lane.from : Math.max(lane.from, search(scene.start, lane.from, lane.to, from) - 1)
-  for (let event = first; event < stop; event++)
-    if (merged[event] > level && scene.end[event] >= from)
-      visit(event)
-}
-
-// A line of horizontal steps.
-function bandwidth(scene, engine, level, {from, to}) {
-  const about = scene.series[engine]
-  const x = [], y = []
+// Shows a quantity's plot where the rank has it, to the scale of its limit and its largest value.
+function adapt(name, {figure, limit, note, items, slots}, shared) {
+  const about = slots ? shared.held : shared.rates[name]
+  figure.visible = Boolean(about)
   if (!about)
-    return {x, y}
-  const push = (start, end, value) => {
-    if (y.length && y[y.length - 1] == value && x[x.length - 1] == start)
-      x[x.length - 1] = end
-    else {
-      x.push(start, end)
-      y.push(value, value)
-    }
-  }
-  const {origin, columns} = scene
-  if (level >= about.finest) {
-    const values = columns[`${engine}_${Math.min(level, about.coarsest)}`]
-    const bin = 2 ** Math.min(level, about.coarsest)
-    const first = Math.max(0, Math.floor((from - origin) / bin))
-    const stop = Math.min(values.length, Math.ceil((to - origin) / bin))
-    for (let i = first; i < stop; i++)
-      push(origin + i * bin, origin + (i + 1) * bin, values[i] * about.scale)
-  } else {
-    const times = columns[`${engine}_time`], values = columns[`${engine}_value`]
-    const first = Math.max(0, search(times, 0, times.length, from - origin) - 1)
-    for (let i = first; i < times.length && times[i] < to - origin; i++)
-      push(origin + times[i], origin + (times[i + 1] ?? scene.span), values[i] * about.scale)
-  }
-  return {x, y}
+    return
+  const capacity = slots ? about.capacity : about.limit
+  const most = slots ? about.most : about.largest
+  const near = capacity && (!slots || most > NEAR * capacity)
+  const top = Math.max(near ? capacity : 0, most) || 1
+  figure.y_range.setv({start: 0, end: 1.22 * top})
+  figure.left[0].ticker.setv({ticks: [0, top / 2, top]})
+  const print = {flops: (value) => count(value, "FLOP/s")}[name] ?? (slots ? size : (value) => count(value, "B/s"))
+  const word = slots ? "capacity" : "peak"
+  limit.setv({location: capacity ?? 0, visible: Boolean(near)})
+  note.setv({y: near ? capacity : top, visible: Boolean(capacity),
+             text: near ? `${word} ${print(capacity)}` : `peak ${print(most)}, ${percent(most / (capacity || 1))} of ${print(capacity || 0)}`})
+  if (slots)
+    named(items, about, slots, shared)
 }
 
-// Layers of a stack, from the bottom: y0 is zero, y1 the first category's top, and so on.
-function memory(scene, roles, level, {from, to}) {
-  const out = {x: []}
-  for (let place = 0; place <= roles.length; place++)
-    out[`y${place}`] = []
-  if (!scene.memory)
-    return out
-  const {origin, columns} = scene
-  const times = columns.memory_time
-  const kept = columns[`memory_level_${level}`]
-  const places = roles.map((role) => scene.memory.names.indexOf(role))
-  const values = places.map((place) => columns[`memory_${place}`])
-  const total = kept ? kept.length : times.length
-  const row = (i) => kept ? kept[i] : i
-  let i = 0
-  for (let step = 1 << 30; step >= 1; step >>= 1)
-    if (i + step < total && times[row(i + step)] <= from - origin)
-      i += step
-  for (; i < total && times[row(i)] < to - origin; i++) {
-    const end = i + 1 < total ? times[row(i + 1)] : scene.span
-    out.x.push(origin + times[row(i)], origin + end)
-    let height = 0
-    out.y0.push(0, 0)
-    values.forEach((value, place) => {
-      height += value ? value[row(i)] : 0
-      out[`y${place + 1}`].push(height, height)
-    })
-  }
-  return out
+const NEAR = 0.25 // memory that peaks below this share of the capacity is drawn to its own scale
+
+function named(items, about, slots, shared) {
+  const names = slotNames(shared, slots)
+  items.forEach(({area, item}, slot) => {
+    area.visible = slot < names.length
+    item.visible = slot < names.length
+    if (slot < names.length) {
+      item.label = {value: plain(names[slot])}
+      // Not sent to the server: there an area's colour is a colour, here it is a record of one.
+      area.glyph.setv({fill_color: about.colours[Math.min(slot, about.colours.length - 1)]}, {sync: false})
+    }
+  })
 }

@@ -1,27 +1,37 @@
-"""The timeline as a Bokeh layout: it shows inline in a notebook, and the page is built around it."""
+"""The timeline as a Bokeh layout: it shows inline in a notebook, pages and the server's page are built around it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuronprof.errors import NeuronprofError
-from neuronprof.view import figures, look, scene, tracks
+from neuronprof.view import figures, look, tracks
 
 if TYPE_CHECKING:
-    from bokeh.models import ColumnDataSource, CustomJS, Range1d, UIElement
-    from bokeh.plotting import figure as Figure
+    from bokeh.models import CustomJS, UIElement
 
     from neuronprof.trace.reader import TraceFile
 
 MOST_RANKS = 8  # in one page
 MOST_EVENTS = 4_000_000  # in one page, all its ranks together
+MOST_TOGETHER = 16  # ranks one below the other
 
-_SCRIPTS = ("format.js", "decode.js", "hover.js", "timeline.js")
-_BANDWIDTHS = {
-    "hbm": ("HBM bandwidth", "hbm_bandwidth"),
-    "neuronlink": ("NeuronLink", "neuronlink_bandwidth"),
-    "efa": ("EFA", "efa_bandwidth"),
-}
-_COLOURINGS = ("phase", "opcode", "engine")
+_SCRIPTS = ("format.js", "decode.js", "scene.js", "about.js", "source.js", "rows.js", "timeline.js")
+_QUANTITIES = {"hbm": "HBM bandwidth", "neuronlink": "NeuronLink", "efa": "EFA", "flops": "Tensor FLOP/s"}
+COLOURINGS = ("phase", "opcode", "engine")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a timeline can show. choices: by kind, pairs of keys (of ranks, joined by commas) and their title; names: of each key.
+
+    start, end: nanoseconds; of a rank that is not known yet, what the metadata tells.
+    """
+
+    choices: Mapping[str, Sequence[tuple[str, str]]]
+    names: Mapping[str, str]
+    start: int
+    end: int
 
 
 def timeline(trace: "TraceFile", rank: int | None = None, colour: str = "phase") -> "UIElement":
@@ -35,10 +45,40 @@ def timeline(trace: "TraceFile", rank: int | None = None, colour: str = "phase")
     Raises:
         NeuronprofError: the trace has no such rank, or more events than a page holds, or the colouring is unknown.
     """
-    if colour not in _COLOURINGS:
-        raise NeuronprofError(f"'{colour}' is not a colouring; choose one of {', '.join(_COLOURINGS)}.")
-    scenes = [scene.build(trace, number) for number in choose_ranks(trace, rank)]
-    return _layout(scenes, trace.metadata, colour)
+    return embedded([trace], rank, colour)
+
+
+def embedded(traces: Sequence["TraceFile"], rank: int | None = None, colour: str = "phase") -> "UIElement":
+    """As `timeline`, of several traces, that of the first rank of each one below the other at first."""
+    from bokeh.models import ColumnDataSource
+
+    from neuronprof.analyze.pyramid.build import build
+    from neuronprof.view import scene
+
+    check_colour(colour)
+    ranks = [choose_ranks(trace, rank) for trace in traces]
+    details = {
+        f"{number}/{one}": (trace, build(trace, one)) for number, trace in enumerate(traces) for one in ranks[number]
+    }
+    headers = [detail.header for _, detail in details.values()]
+    if not any(header["lanes"] or header["held"] for header in headers):
+        return figures.nothing()
+    shown = what(traces, ranks, (min(h["origin"] for h in headers), max(h["end"] for h in headers)))
+    packed = {
+        key: ColumnDataSource({"packed": scene.whole(detail, trace.metadata)})
+        for key, (trace, detail) in details.items()
+    }
+    return layout(shown, {"packed": packed}, colour)
+
+
+def check_colour(colour: str) -> None:
+    """Refuses a colouring that nobody knows.
+
+    Raises:
+        NeuronprofError: it is unknown.
+    """
+    if colour not in COLOURINGS:
+        raise NeuronprofError(f"'{colour}' is not a colouring; choose one of {', '.join(COLOURINGS)}.")
 
 
 def choose_ranks(trace: "TraceFile", rank: int | None) -> list[int]:
@@ -54,7 +94,8 @@ def choose_ranks(trace: "TraceFile", rank: int | None) -> list[int]:
     per_rank = trace.num_events // max(1, len(present))
     if per_rank > MOST_EVENTS:
         raise NeuronprofError(
-            f"{trace.path} has about {per_rank:,} events a rank, a page holds {MOST_EVENTS:,}; record fewer steps with --steps."
+            f"{trace.path} has about {per_rank:,} events a rank, a page holds {MOST_EVENTS:,}; "
+            "open it without -o, or record fewer steps with --steps."
         )
     if rank is not None:
         return [rank]
@@ -66,45 +107,78 @@ def _listed(numbers: Sequence[int]) -> str:
     return f"{shown}, ... {numbers[-1]}" if len(numbers) > 8 else shown
 
 
-def _layout(scenes: Sequence[scene.Scene], metadata: dict[str, Any], colour: str) -> "UIElement":
-    from bokeh.layouts import column, gridplot, row
-    from bokeh.models import ColumnDataSource, CustomJS, WheelZoomTool
+def what(traces: Sequence["TraceFile"], ranks: Sequence[Sequence[int]], extent: tuple[int, int]) -> Shown:
+    """What a timeline of these ranks of these traces can show: each rank, chips, pipeline stages, and all traces at once."""
+    several = len(traces) > 1
+    names = {
+        f"{number}/{rank}": f"{trace.path.name}, rank {rank}" if several else f"Rank {rank}"
+        for number, trace in enumerate(traces)
+        for rank in ranks[number]
+    }
+    choices: dict[str, list[tuple[str, str]]] = {}
+    if several:
+        choices["Compared"] = [
+            (",".join(f"{number}/{rank}" for number in range(len(traces))), f"Rank {rank} of each")
+            for rank in ranks[0]
+            if all(rank in other for other in ranks)
+        ]
+    choices["Ranks"] = list(names.items())
+    for number, trace in enumerate(traces):
+        for kind, groups in _groups(trace.metadata, ranks[number]).items():
+            title = f"{kind}s" + (f" of {trace.path.name}" if several else "")
+            choices[title] = [
+                (",".join(f"{number}/{rank}" for rank in members[:MOST_TOGETHER]), f"{kind} {group}")
+                for group, members in groups.items()
+            ]
+    return Shown({kind: pairs for kind, pairs in choices.items() if pairs}, names, *extent)
 
-    rows = sorted({at for one in scenes for at in one.rows})
-    if not rows and not _roles(scenes):
-        return figures.nothing()
-    start, end = min(one.start for one in scenes), max(one.end for one in scenes)
-    x_range = figures.time_range(start, end)
-    main, events, labels = figures.lanes(x_range, tracks.labels(rows))
+
+def _groups(metadata: Mapping[str, Any], ranks: Sequence[int]) -> dict[str, dict[int, list[int]]]:
+    """The chips and pipeline stages with several of the ranks."""
+    machine, pipeline = metadata.get("machine") or {}, metadata.get("pipeline") or {}
+    each, stages = int(machine.get("ranks_per_chip") or 1), int(pipeline.get("count") or 1)
+    keys = {"Chip": lambda rank: rank // each}
+    if stages > 1:
+        keys["Stage"] = lambda rank: rank // int(pipeline.get("stride") or 1) % stages
+    found: dict[str, dict[int, list[int]]] = {kind: {} for kind in keys}
+    for kind, group in keys.items():
+        for rank in ranks:
+            found[kind].setdefault(group(rank), []).append(rank)
+    return {kind: groups for kind, groups in found.items() if any(len(members) > 1 for members in groups.values())}
+
+
+def layout(shown: Shown, source: Mapping[str, Any], colour: str) -> "UIElement":
+    """The plots around a source of scenes: `packed` ranks, or the `url` of a server."""
+    from bokeh.layouts import column, gridplot, row
+    from bokeh.models import CustomJS, WheelZoomTool
+
+    x_range = figures.time_range(shown.start, shown.end)
+    main, drawn = figures.lanes(x_range)
     strip, strip_source = figures.overview(x_range)
-    quantities = _quantities(scenes, (metadata.get("machine") or {}).get("rank") or {}, x_range)
-    choices = figures.choices([str(one.rank) for one in scenes], colour)
-    legend = figures.legend(_legend(scenes))
+    quantities = {name: figures.quantity(x_range, name, label) for name, label in _QUANTITIES.items()}
+    quantities["memory"] = figures.memory(x_range)
+    choices = figures.choices(shown.choices, colour)
+    legend = figures.legend()
     models = {
-        "packed": {str(one.rank): ColumnDataSource({"packed": one.packed}) for one in scenes},
-        "rows": [list(at) for at in rows],
+        **source,
+        "names": dict(shown.names),
         "step_colours": [tracks.PALETTE.index(tracks.PALE), tracks.PALETTE.index(tracks.PALER)],
         "whole": {"start": x_range.start, "end": x_range.end},
         "x_range": x_range,
         "main": main,
-        "events": events,
-        "labels": labels,
         "strip": strip,
         "strip_source": strip_source,
-        "quantities": {name: source for name, (_, source) in quantities.items()},
-        "roles": _roles(scenes),
+        "quantities": quantities,
         "legend": legend,
+        **drawn,
         **choices,
     }
     update = CustomJS(args={"models": models}, code=look.script(*_SCRIPTS, "start.js", then="start(models)"))
     _connect(update, x_range, [main, strip, legend["figure"]], list(choices.values()))
-    figures.hover(
-        main, look.script(*_SCRIPTS, then="return describe(x_range.neuronprof.scene, value, format)"), x_range
-    )
-    bar = row(
-        *(choices.values() if len(scenes) > 1 else [choices["colour"]]), legend["figure"], sizing_mode="stretch_width"
-    )
-    plots = [[main], *([plot] for plot, _ in quantities.values())]
+    figures.hover(main, "return x_range.neuronprof.describe(value, format)", x_range)
+    several = len(shown.names) > 1
+    bar = row(*([choices["rank"]] if several else []), choices["colour"], legend["figure"], sizing_mode="stretch_width")
+    plots = [[main], *([quantity["figure"]] for quantity in quantities.values())]
     grid = gridplot(plots, sizing_mode="stretch_width", toolbar_location="right", toolbar_options={"logo": None})
     wheels = [next(tool for tool in plot.tools if isinstance(tool, WheelZoomTool)) for (plot,) in plots]
     for (plot,), wheel in zip(plots, wheels, strict=True):
@@ -113,30 +187,6 @@ def _layout(scenes: Sequence[scene.Scene], metadata: dict[str, Any], colour: str
         tool for tool in grid.toolbar.tools if getattr(tool, "tools", [None])[0] in wheels
     )
     return column(bar, strip, grid, sizing_mode="stretch_width", name="timeline")
-
-
-def _quantities(
-    scenes: Sequence[scene.Scene], machine: dict[str, float], x_range: "Range1d"
-) -> dict[str, tuple["Figure", "ColumnDataSource"]]:
-    """A plot for each bandwidth that some rank has, and for memory; with the source that the page fills."""
-    out = {}
-    for engine, (label, limit) in _BANDWIDTHS.items():
-        largest = max(one.largest.get(engine, 0.0) for one in scenes)
-        if largest:
-            out[engine] = figures.bandwidth(x_range, engine, label, machine.get(limit), largest)
-    if roles := _roles(scenes):
-        most = max(one.held or 0 for one in scenes)
-        out["memory"] = figures.memory(x_range, roles, machine.get("hbm_capacity"), most)
-    return out
-
-
-def _roles(scenes: Sequence[scene.Scene]) -> list[str]:
-    return list(dict.fromkeys(name for one in scenes for name in one.roles))
-
-
-def _legend(scenes: Sequence[scene.Scene]) -> dict[str, list[tuple[str, int]]]:
-    """What the colours of each colouring mean, for all ranks of the page."""
-    return {name: list(dict.fromkeys(pair for one in scenes for pair in one.colours[name])) for name in _COLOURINGS}
 
 
 def _connect(update: "CustomJS", x_range: Any, plots: Sequence[Any], choices: Sequence[Any]) -> None:

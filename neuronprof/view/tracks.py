@@ -56,11 +56,12 @@ ROLE_COLOURS: Mapping[str, str] = {
     Role.WORKSPACE: PURPLE,
 }
 
-STEP, PHASE = "step", "phase"  # the two bands above the engines
-_ORDER = (STEP, PHASE, *(e.value for e in Engine if e is not Engine.HBM))
+STEP, PHASE, REGION = "step", "phase", "region"  # the bands above the engines
+_ORDER = (STEP, PHASE, REGION, *(e.value for e in Engine if e is not Engine.HBM))
 _LABELS = {
     STEP: "Step",
     PHASE: "Phase",
+    REGION: "Region",
     "gpsimd": "GpSimd",
     "dma": "DMA",
     "cc": "Collectives",

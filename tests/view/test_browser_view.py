@@ -179,7 +179,7 @@ def test_hover_tells_everything_about_an_event(show, small):
 
 def test_hover_on_quantities(show, small):
     tab = show(small)
-    assert "9 B" in hover(tab, 600, 0, "memory")
+    assert "9 B" in hover(tab, 600, 0, "held")
 
 
 def test_zoom_and_pan_move_only_along_time(show, large):
@@ -225,14 +225,15 @@ def test_what_is_drawn_covers_all_events_at_every_zoom(show, large):
             window(tab, start, end)
             found = tab.evaluate(
                 "() => { const {drawn, state} = timeline(); return Array.from(drawn.row, (row, i) =>"
-                " [drawn.left[i], row, Math.round(-drawn.top[i] - 0.12), row < 0 ? state.scene.columns.bar_count[-1 - row] : 1]) }"
+                " [drawn.left[i], row, Math.round(-drawn.bottom[i] - 0.88),"
+                " row < 0 ? state.scenes[0].seen.columns.bar_count[-1 - row] : 1]) }"
             )
             seen |= {row: n for _, row, place, n in found if place >= TENSOR_ROW or row < 0}
-        level = tab.evaluate("() => timeline().state.level(timeline().state.drawn.pixel)")
+        level = tab.evaluate("() => Math.floor(Math.log2(timeline().state.drawn.pixel))")
         counts.add((level, sum(seen.values())))
     assert len({level for level, _ in counts}) == 3
     bands = tab.evaluate(
-        "() => timeline().state.scene.lanes.filter((l) => l.place < 2).reduce((n, l) => n + l.to - l.from, 0)"
+        "() => timeline().state.scenes[0].seen.lanes.filter((l) => l.row[0] < 2).reduce((n, l) => n + l.to - l.from, 0)"
     )
     assert all(shown <= total <= shown + bands for _, total in counts)
 
@@ -334,14 +335,14 @@ def test_hostile_names_stay_text(show, tmp_path):
     assert HOSTILE in tab.locator("h1").inner_text()
     text = hover(tab, 400, TENSOR_ROW)
     assert "<img src=x onerror" in text
-    assert "<img src=x onerror" in hover(tab, 400, 0, "memory")
+    assert "<img src=x onerror" in hover(tab, 400, 0, "held")
     for choice in ("Colour: operator kind", "Colour: engine", "Colour: phase"):
         tab.locator("select[name=colour]").select_option(label=choice)
         drawn(tab)
-    for name in ("Layers", "Engines", "Communication", "Roofline", "Memory", "Operators"):
-        tab.get_by_text(name, exact=True).first.click()
+    for name in ("Summary", "Communication", "Memory", "Roofline", "Ranks", "Operators"):
+        tab.locator("nav").get_by_text(name, exact=True).click()
         tab.wait_for_timeout(100)
-    assert "<img src=x onerror" in tab.locator(".slick-cell").all_inner_texts()[1]
+    assert any("<img src=x onerror" in text for text in tab.locator(".slick-cell").all_inner_texts())
     assert tab.evaluate("() => window.hacked") is None
     assert tab.locator("img[src=x]").count() == 0
 
@@ -351,7 +352,7 @@ def test_the_page_fits_its_window(show, large, size):
     tab = show(large, *size)
     assert tab.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
     # The frames of all plots over time line up.
-    frames = tab.evaluate("() => ['overview', 'lanes', 'hbm', 'neuronlink', 'memory'].map(frame)")
+    frames = tab.evaluate("() => ['overview', 'lanes', 'hbm', 'neuronlink', 'held'].map(frame)")
     assert len({tuple(frame) for frame in frames}) == 1
 
 

@@ -1,0 +1,77 @@
+"""Bands over the engines: steps from the run's segments, phases and the user's regions from what the compute engines ran."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronprof.analyze import spans
+from neuronprof.analyze.pyramid.tracks import Tracks
+from neuronprof.terms import COMPUTE_ENGINES
+
+STEP, PHASE, REGION = "step", "phase", "region"
+_AT_ONCE = 1_000_000  # events a compute engine
+
+Band = list[tuple[int, int, int]]  # start, end, row of the alike table
+
+
+def segments(steps: Mapping[int, tuple[int, int]]) -> list[dict[str, Any]]:
+    """Segments of a trace whose metadata has none: each step from its first to its last event."""
+    return [
+        {"kind": "evaluation" if n < 0 else "step", "step": n, "start_ts": first, "end_ts": last}
+        for n, (first, last) in sorted(steps.items(), key=lambda pair: pair[1])
+    ]
+
+
+def bands(found: Tracks, run: list[dict[str, Any]]) -> dict[str, Band]:
+    """Each band's stretches, sorted by start; a band without any is left out."""
+    words = {name: found.alike.words[name].words for name in (PHASE, REGION)}
+    code = {name: found.alike.column(name) for name in words}
+    named = [(s, found.alike.band(STEP, f"step {s['step']}" if s["kind"] == "step" else "evaluation")) for s in run]
+    out = {STEP: [(s["start_ts"], s["end_ts"], row) for s, row in named]}
+    edges = np.array(sorted(s["start_ts"] for s in run), np.int64)
+    for name in (PHASE, REGION):
+        many = len(words[name]) + 1
+        rows = [found.alike.band(name, word) for word in words[name]]
+        first, last, label = _stretches(found, code[name], edges, many)
+        out[name] = [
+            (a, b, rows[c % many])
+            for a, b, c in zip(first.tolist(), last.tolist(), label.tolist(), strict=True)
+            if words[name][c % many]
+        ]
+    return {name: band for name, band in out.items() if band}
+
+
+def _stretches(
+    found: Tracks, code: NDArray[np.int64], edges: NDArray[np.int64], many: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Runs of one label in one segment among the events of all compute engines: start, end, segment * many + label."""
+    parts = []
+    for start, end, shared in _in_time(found):
+        label = code[shared]
+        known = label >= 0
+        start, end, label = start[known], end[known], label[known]
+        mixed = np.searchsorted(edges, start, side="right") * many + label
+        parts.append(spans.runs(start, end, mixed))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0, np.int64)] * 3
+    return spans.runs(columns[0], columns[1], columns[2])
+
+
+def _in_time(found: Tracks) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Start, end and alike row of the compute engines' events, sorted by start, a stretch of time after another."""
+    lanes = [lane for lane in found.lanes if lane.engine in COMPUTE_ENGINES]
+    at = {id(lane): lane.first for lane in lanes}
+    start, duration = found.columns["start"], found.columns["duration"]
+    while open_lanes := [lane for lane in lanes if at[id(lane)] < lane.last]:
+        until = min(int(start[min(at[id(lane)] + _AT_ONCE, lane.last) - 1]) for lane in open_lanes)
+        rows = []
+        for lane in open_lanes:
+            first = at[id(lane)]
+            at[id(lane)] = first + int(np.searchsorted(start[first : lane.last], until, side="right"))
+            rows.append(np.arange(first, at[id(lane)]))
+        chosen = np.concatenate(rows)
+        begin = start[chosen].astype(np.int64)
+        order = np.argsort(begin, kind="stable")
+        chosen, begin = chosen[order], begin[order] + found.origin
+        yield begin, begin + duration[chosen].astype(np.int64), found.columns["alike"][chosen].astype(np.int64)

@@ -1,0 +1,150 @@
+"""What the server answers when a page asks: windows of a rank, single events, searches.
+
+A page without a server answers the same questions itself (source.js).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from neuronprof import units
+from neuronprof.analyze.kept import Kept
+from neuronprof.analyze.pyramid import lookup, window
+from neuronprof.analyze.pyramid.store import Detail
+from neuronprof.errors import NeuronprofError
+from neuronprof.view import notes, scene, tracks
+from neuronprof.view.lod import Packer
+
+OK, WAIT, REFUSED, NOWHERE, GONE = 200, 202, 400, 404, 410
+Answer = tuple[int, bytes]
+
+
+class Answers:
+    """Answers questions about traces. kept: of each trace, in the order in which keys (`trace/rank`) count them."""
+
+    def __init__(self, kept: Sequence[Kept]) -> None:
+        self._kept = kept
+        self._questions: dict[str, Callable[[Detail, Mapping[str, str]], bytes]] = {
+            "window": _window,
+            "event": _event,
+            "neighbour": _neighbour,
+            "find": _find,
+            "busy": _busy,
+        }
+
+    def answer(self, question: str, query: Mapping[str, str]) -> Answer:
+        """Status and body: 200 with the answer, 202 with how far the summing is, else with a sentence that says what is wrong."""
+        if changed := next((kept.changed for kept in self._kept if kept.changed), ""):
+            return GONE, changed.encode()
+        if question not in ("owner", "rank", "notes", *self._questions):
+            return NOWHERE, b"There is no such question."
+        try:
+            return self._about_traces(question, query) or self._about_rank(question, query)
+        except NeuronprofError as error:
+            return GONE, str(error).encode()
+        except (KeyError, ValueError, IndexError):
+            return REFUSED, b"The question cannot be read."
+
+    def keep_notes(self, query: Mapping[str, str], body: bytes) -> Answer:
+        """Saves the notes of a trace beside it."""
+        try:
+            notes.write(self._place(query["key"])[0].path, body)
+        except NeuronprofError as error:
+            return GONE, str(error).encode()
+        except (KeyError, ValueError, IndexError, TypeError):
+            return REFUSED, b"The notes cannot be read."
+        return OK, b""
+
+    def _about_traces(self, question: str, query: Mapping[str, str]) -> Answer | None:
+        if question == "owner":
+            return OK, _json(self._owner(int(query["id"])))
+        if question == "notes":
+            return OK, _json(notes.read(self._place(query["key"])[0].path))
+        return None
+
+    def _about_rank(self, question: str, query: Mapping[str, str]) -> Answer:
+        kept, rank = self._place(query["key"])
+        detail = kept.detail(rank)
+        if detail is None:
+            what, share = kept.progress(f"rank {rank}")
+            return WAIT, f"Preparing rank {rank}: {what}, {100 * share:.0f} %".encode()
+        if question == "rank":
+            packer = Packer(quick=True)
+            return OK, packer.pack(scene.shared(detail, kept.trace.metadata, packer)).tobytes()
+        return OK, self._questions[question](detail, query)
+
+    def _place(self, key: str) -> tuple[Kept, int]:
+        number, _, rank = key.partition("/")
+        kept = self._kept[int(number)]
+        if int(number) < 0 or int(rank) not in kept.ranks:
+            raise ValueError(key)
+        return kept, int(rank)
+
+    def _owner(self, number: int) -> dict[str, Any] | None:
+        """The rank, of those that are summed, that has the event with an id of the whole trace."""
+        for place, kept in enumerate(self._kept):
+            for rank, detail in kept.ready():
+                own = number - int(detail.header["first_id"])
+                if lookup.by_id(detail, own) is not None:
+                    return {"key": f"{place}/{rank}", "id": own}
+        return None
+
+
+def _window(detail: Detail, query: Mapping[str, str]) -> bytes:
+    level = min(max(int(query["level"]), 0), int(detail.header["top"]))
+    return scene.part(detail, level, int(query["from"]), int(query["to"])).tobytes()
+
+
+def _event(detail: Detail, query: Mapping[str, str]) -> bytes:
+    row = lookup.by_id(detail, int(query["id"]))
+    if row is None:
+        return _json(None)
+    released = lookup.released_by(detail, row)
+    shown = released[: lookup.MOST_RELEASED]
+    return _json(
+        {
+            "event": _record(detail, row),
+            "releases": [_record(detail, other) for other in shown],
+            "more": len(released) - len(shown),
+        }
+    )
+
+
+def _neighbour(detail: Detail, query: Mapping[str, str]) -> bytes:
+    row = lookup.by_id(detail, int(query["id"]))
+    near = None if row is None else lookup.neighbour(detail, row, 1 if int(query["step"]) > 0 else -1)
+    return _json(None if near is None else _record(detail, near))
+
+
+def _find(detail: Detail, query: Mapping[str, str]) -> bytes:
+    wanted = lookup.matches(detail, query["text"])
+    row = lookup.find(detail, wanted, int(query["after"]), 1 if int(query["step"]) > 0 else -1)
+    return _json(None if row is None else _record(detail, row))
+
+
+def _busy(detail: Detail, query: Mapping[str, str]) -> bytes:
+    start, end = int(query["from"]), int(query["to"])
+    if end <= start:
+        raise ValueError(query)
+    return _json(
+        [
+            {
+                "name": tracks.engine_label(engine),
+                "colour": tracks.PALETTE[tracks.engine_colour(engine)],
+                "share": units.percent(ns / (end - start)),
+                "time": units.time(ns),
+            }
+            for engine, ns in window.busy(detail, start, end).items()
+            if ns
+        ]
+    )
+
+
+def _record(detail: Detail, row: int) -> dict[str, Any]:
+    found = lookup.record(detail, row)
+    at = tracks.row(found.pop("engine"), found.pop("queue"), found.pop("lane"))
+    return {**found, "row": at}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()

@@ -1,0 +1,145 @@
+// The details of what is chosen: an event, with what released it and what it releases, or a range, with its split.
+
+const chosen = {key: "", event: null, releases: [], more: 0, range: null, marks: []}
+
+// Chooses an event by its id; `known` is shown before the answer comes.
+async function choose(shown, key, id, known) {
+  Object.assign(chosen, {key, event: known ?? chosen.event, releases: [], more: 0, range: null})
+  if (known) {
+    showEvent(shown)
+    if (id < 0)
+      return
+  }
+  if (!shown.scenes.some((scene) => scene.key == key)) {
+    shown.models.rank.value = key
+    await new Promise((done) => whenThere(() => shown.keys == key && !shown.pending, done))
+  }
+  const found = await shown.source.event(key, id)
+  if (!found || chosen.key != key || (known && chosen.event.id != id))
+    return
+  Object.assign(chosen, found)
+  bring(shown, found.event.start, found.event.start + found.event.duration)
+  showEvent(shown)
+  whenQuiet()
+}
+
+async function neighbour(shown, step) {
+  if (!chosen.event || chosen.event.id < 0)
+    return
+  const found = await shown.source.neighbour(chosen.key, chosen.event.id, step)
+  if (found)
+    choose(shown, chosen.key, found.id, found)
+}
+
+// To what released the chosen event, also on another rank.
+async function followReleaser(shown) {
+  const {key, event} = chosen
+  if (event.released >= 0)
+    return choose(shown, key, event.released)
+  const foreign = shown.scenes.find((scene) => scene.key == key).shared.foreign.find(([id]) => id == event.id)
+  if (!foreign)
+    return
+  const owner = await shown.source.owner(foreign[1])
+  if (owner)
+    choose(shown, owner.key, owner.id)
+  else
+    tell("What released this event is on a rank that is not loaded: choose that rank first.")
+}
+
+function fitChosen(shown) {
+  const {event, range} = chosen
+  if (range)
+    fit(shown, ...range)
+  else if (event)
+    fit(shown, event.start, event.start + event.duration)
+}
+
+function letGo(shown) {
+  Object.assign(chosen, {key: "", event: null, releases: [], more: 0, range: null, marks: []})
+  element("pane").hidden = true
+  whenQuiet()
+}
+
+function showEvent(shown) {
+  const {event, key} = chosen
+  const {shared} = shown.scenes.find((scene) => scene.key == key) ?? shown.scenes[0]
+  const pane = element("pane")
+  const facts = aboutEvent(shared, event).flatMap(([label, value]) => [made("dt", {}, label), made("dd", {}, value)])
+  const foreign = shared.foreign.some(([id]) => id == event.id)
+  const parts = [made("h2", {}, title(shared, event.alike)), made("dl", {}, ...facts), ...formula(shared, event), ...code(shared, event)]
+  if (event.released >= 0 || foreign) {
+    const go = made("button", {type: "button"}, foreign ? "Released by an event of another rank" : "Released by (key [ )")
+    go.addEventListener("click", () => followReleaser(shown))
+    parts.push(made("h2", {}, "Why not sooner"), go)
+  }
+  if (chosen.releases.length) {
+    const items = chosen.releases.map((other) => {
+      const go = made("button", {type: "button"}, `${title(shared, other.alike)}, ${time(other.duration)}`)
+      go.addEventListener("click", () => choose(shown, key, other.id))
+      return made("li", {}, go)
+    })
+    const more = chosen.more ? [made("li", {}, `and ${chosen.more} more`)] : []
+    parts.push(made("h2", {}, "Releases"), made("ul", {}, ...items, ...more))
+  }
+  pane.replaceChildren(closer(shown), ...parts, ...noteEditor(shown, event.start))
+  pane.hidden = false
+  drawOverlays(shown)
+}
+
+function closer(shown) {
+  const button = made("button", {type: "button", ariaLabel: "Close the details", style: "float:right"}, "×")
+  button.addEventListener("click", () => letGo(shown))
+  return button
+}
+
+// The formula behind the duration, with the numbers that went in, where the trace tells them.
+function formula(shared, event) {
+  const lines = shared.formulas?.[event.alike]
+  return lines ? [made("h2", {}, "Why so long"), made("pre", {}, lines)] : []
+}
+
+// The lines of the script around the one that caused the event.
+function code(shared, {alike}) {
+  const excerpt = shared.code?.[word(shared, "source", alike)]
+  if (!excerpt)
+    return []
+  const lines = excerpt.lines.map((line, i) => {
+    const number = excerpt.first + i
+    const text = `${String(number).padStart(4)}  ${line}\n`
+    return number == excerpt.line ? made("b", {}, text) : text
+  })
+  return [made("pre", {ariaLabel: "Source"}, ...lines)]
+}
+
+async function chooseRange(shown, a, b) {
+  const range = [Math.min(a, b), Math.max(a, b)]
+  Object.assign(chosen, {event: null, releases: [], range})
+  const pane = element("pane")
+  const head = [made("h2", {}, `Range of ${time(range[1] - range[0])}`),
+                made("p", {}, `${instant(range[0], 1, Math.abs(range[0]))} to ${instant(range[1], 1, Math.abs(range[1]))}`)]
+  pane.replaceChildren(closer(shown), ...head)
+  pane.hidden = false
+  drawOverlays(shown)
+  for (const scene of shown.scenes) {
+    const parts = await shown.source.busy(scene.key, ...range)
+    if (chosen.range != range)
+      return
+    pane.append(made("h2", {}, `How busy the engines of ${scene.title} are`), ...busyBars(parts))
+  }
+  pane.append(...noteEditor(shown, range[0]))
+}
+
+function busyBars(parts) {
+  if (!parts)
+    return [made("p", {}, "The busy times of a range need the server: neuronprof view trace.parquet")]
+  const facts = parts.flatMap((part) => [made("dt", {style: `border-left:4px solid ${part.colour};padding-left:4px`}, part.name),
+                                         made("dd", {}, `${part.share}  ${part.time}`)])
+  return [made("dl", {}, ...facts)]
+}
+
+// A mark at the pointer; two of them measure what is between.
+function mark(shown) {
+  const at = pointer ?? (shown.models.x_range.start + shown.models.x_range.end) / 2
+  chosen.marks = chosen.marks.length == 1 ? [...chosen.marks, at].sort((a, b) => a - b) : [at]
+  drawOverlays(shown)
+}

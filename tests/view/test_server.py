@@ -1,0 +1,96 @@
+"""The server: what it answers, to whom, and what it says when the trace changes under it."""
+
+import http.client
+import json
+import threading
+import time
+
+import picture
+import pytest
+
+from neuronprof.analyze.kept import Kept
+from neuronprof.view import page, server
+
+
+@pytest.fixture
+def served(trace, tmp_path, monkeypatch):
+    """A running server of a trace of two ranks; asks it questions: ask(path, method, headers, body) gives status and body."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    opened = trace(
+        picture.rows("tensor aa..bb\n rank 3\n tensor aaaa", scale=10), [picture.segment(0, 60)], script="train.py"
+    )
+    kept = Kept(opened)
+    running = {}
+
+    def run():
+        import asyncio
+
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        running["server"] = server.start([kept], page.served([kept]))
+        running["server"].io_loop.start()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while "server" not in running:
+        time.sleep(0.01)
+    port = running["server"].port
+
+    def ask(path, method="GET", headers=(), body=None):
+        for _ in range(200):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request(method, path, body, dict(headers))
+            answer = connection.getresponse()
+            text = answer.read()
+            connection.close()
+            if answer.status != 202:
+                return answer.status, text
+            time.sleep(0.05)
+        raise AssertionError("the levels of detail were not summed within ten seconds")
+
+    ask.port, ask.path = port, opened.path
+    yield ask
+    running["server"].io_loop.add_callback(running["server"].io_loop.stop)
+    thread.join(10)
+    kept.stop()
+
+
+def test_the_page_and_its_questions(served):
+    status, text = served("/")
+    assert (status, b"<title>train.py" in text) == (200, True)
+    # Rank 3: one event from 0 to 40 of the 60 ns of the step.
+    assert json.loads(served("/ask/busy?key=0/3&from=0&to=60")[1]) == [
+        {"name": "Tensor", "colour": "#0072b2", "share": "66.7 %", "time": "40 ns"}
+    ]
+    assert served("/ask/nothing")[0] == 404
+    assert served("/ask/busy?key=0/3&from=60&to=0")[0] == 400
+    assert served("/ask/window?key=0/7&level=0&from=0&to=9")[0] == 400
+
+
+def test_nobody_else_is_answered(served):
+    assert served("/ask/notes?key=0/0", headers={"Host": "elsewhere.example"})[0] == 403
+    assert served("/ask/notes?key=0/0", headers={"Origin": "http://elsewhere.example"})[0] == 403
+    assert served("/ask/notes?key=0/0", "POST", body=b"[]")[0] == 403
+    assert served("/", headers={"Host": "elsewhere.example"})[0] == 403
+
+
+def test_notes_are_saved_beside_the_trace(served):
+    own = {"Origin": f"http://127.0.0.1:{served.port}"}
+    assert served("/ask/notes?key=0/0") == (200, b"[]")
+    assert served("/ask/notes?key=0/0", "POST", own, b'[{"at": 20, "text": "<b>idle</b>"}]')[0] == 200
+    assert json.loads(served("/ask/notes?key=0/0")[1]) == [{"at": 20, "text": "<b>idle</b>"}]
+    file = served.path.with_name("trace.parquet.notes.json")
+    assert json.loads(file.read_text()) == [{"at": 20, "text": "<b>idle</b>"}]
+    assert served("/ask/notes?key=0/0", "POST", own, b"{")[0] == 400
+    assert served("/ask/notes?key=0/0", "POST", own, b"[]")[0] == 200
+    assert not file.exists()
+
+
+def test_a_trace_that_changes_is_told(served):
+    assert served("/ask/rank?key=0/0")[0] == 200
+    time.sleep(1.1)  # the files are looked at once a second
+    served.path.unlink()
+    status, text = served("/ask/window?key=0/0&level=0&from=0&to=60")
+    assert (status, text.decode()) == (
+        410,
+        f"{served.path} was deleted while it was open. Start neuronprof view again to see it.",
+    )

@@ -96,3 +96,10 @@ def test_zero_bubble_makes_the_gradients_of_weights_in_a_pass_of_their_own():
 def attention_again(forward):
     """FLOPs by which attention's backward exceeds twice its forward: flash attention makes the scores a second time."""
     return next(recorded.work(s).flops for s in forward.signatures if "attention" in s.name) // 2
+
+
+def test_in_python_it_is_one_function():
+    from neuronprof import distribute
+
+    found = distribute.plan(recorded.gpt(), distribute.Layout(tp=2))
+    assert (found.mesh.world, len(found.stages)) == (2, 1)

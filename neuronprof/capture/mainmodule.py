@@ -1,5 +1,6 @@
 """Runs a file or a module as __main__, as `python file` and `python -m module` do."""
 
+import ast
 import atexit
 import importlib.util
 import sys
@@ -77,6 +78,17 @@ def find_module(name: str) -> Program:
             f"There is no module {name} that can be run: check its name and the current folder ({folder})."
         )
     return Program(spec.origin, spec.origin, folder, spec)
+
+
+def imports(program: Program) -> set[str]:
+    """The packages that a program's own file imports; empty where it is not Python, which whoever runs it will tell."""
+    try:
+        tree = ast.parse(Path(program.path).read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = (n.module or "" if isinstance(n, ast.ImportFrom) else a.name for n in found for a in n.names)
+    return {name.partition(".")[0] for name in names}
 
 
 def _main_module(program: Program) -> ModuleType:

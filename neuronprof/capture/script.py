@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from neuronprof.capture.engine import Engine
 
 
+_JAX = {"jax", "flax", "optax", "haiku", "equinox"}
+
+
 def record_script(script: str, argv: list[str], options: CaptureOptions) -> Outcome:
     """Runs script as __main__ with argv and records its training steps, on as many ranks as exchange messages.
 
@@ -27,7 +30,11 @@ def record_script(script: str, argv: list[str], options: CaptureOptions) -> Outc
     Raises:
         NeuronprofError: PyTorch is missing, the script cannot be found, or it ran to its end without a training step.
     """
-    _program(script, options)  # a wrong name is told before PyTorch is imported, which takes seconds
+    program = _program(script, options)  # a wrong name is told before PyTorch is imported, which takes seconds
+    if mainmodule.imports(program) & _JAX and "torch" not in mainmodule.imports(program):
+        from neuronprof.capture.jax.frontend import record_jax
+
+        return record_jax(program, argv, options)
     _require_torch()
     from neuronprof.capture.distributed.peers import Job
 

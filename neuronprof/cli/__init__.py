@@ -47,7 +47,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, with the options of only the verb that is called: help and start-up load nothing else."""
     parser = argparse.ArgumentParser(
         prog="neuronprof",
-        description="Profiles PyTorch training scripts on a simulated AWS Trainium4.",
+        description="Profiles PyTorch and JAX training scripts on a simulated AWS Trainium4.",
         epilog="'neuronprof VERB --help' describes a verb.",
     )
     parser.add_argument("--version", action="version", version=f"neuronprof {_version()}")

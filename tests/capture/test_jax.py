@@ -199,3 +199,20 @@ def test_an_error_is_the_scripts_own(tmp_path):
     run, _ = record(tmp_path, script="import jax\nprint('nothing')\n")
     assert run.returncode == 2
     assert "No training step was found" in run.stderr
+
+
+def test_names_in_a_called_computation_are_relative_to_the_caller():
+    _, found = operators(
+        """  x.1 = f32[8]{0} parameter(0)
+  ROOT call.2 = f32[8]{0} call(x.1), to_apply=inner, metadata={op_name="jit(step)/transpose(jvp(LM))/while/body/closed_call"}""",
+        """inner {
+  y.3 = f32[8]{0} parameter(0)
+  tanh.4 = f32[8]{0} tanh(y.3), metadata={op_name="checkpoint/rematted_computation/tanh"}
+  ROOT sine.5 = f32[8]{0} sine(tanh.4), metadata={op_name="checkpoint/sin"}
+}
+""",
+    )
+    assert [(o.place.phase, o.place.module) for o in found.operators] == [
+        (Phase.RECOMPUTE, "LM"),
+        (Phase.BACKWARD, "LM"),
+    ]

@@ -57,6 +57,7 @@ class _Translator:
             "conditional": self._branch,
             **dict.fromkeys(opcodes.CALLS, self._inlined),
         }
+        self._caller = ""  # the op_name of the call that is being written out
 
     def run(self) -> Translated:
         entry = self._module.computations[self._module.entry]
@@ -101,19 +102,26 @@ class _Translator:
         return operands[0][first : first + 1] if len(i.result) == 1 else operands[0]
 
     def _inlined(self, i: Instruction, operands: tuple[Results, ...]) -> Results:
-        return self._computation(i.word("calls") or i.word("to_apply"), operands)
+        return self._called(i, i.word("calls") or i.word("to_apply"), operands)
+
+    def _called(self, i: Instruction, name: str, arguments: tuple[Results, ...]) -> Results:
+        """A computation in the name of its caller: JAX names what is inside relative to it, 'checkpoint/dot_general'."""
+        outer, self._caller = self._caller, self._op_name(i)
+        result = self._computation(name, arguments)
+        self._caller = outer
+        return result
 
     def _branch(self, i: Instruction, operands: tuple[Results, ...]) -> Results:
         """The first branch stands for all."""
         listed = re.search(r"branch_computations=\{%?([\w.\-]+)", i.attributes)
-        return self._computation(listed[1] if listed else i.word("true_computation"), operands[1:2])
+        return self._called(i, listed[1] if listed else i.word("true_computation"), operands[1:2])
 
     def _loop(self, i: Instruction, operands: tuple[Results, ...]) -> Results:
         carried, turns = operands[0], _turns(self._module, i)
         if turns > _MOST_TURNS:
             self._note(f"loops of more than {_MOST_TURNS} turns, cut short", turns - _MOST_TURNS)
         for _ in range(min(turns, _MOST_TURNS)):
-            carried = self._computation(i.word("body"), (carried,))
+            carried = self._called(i, i.word("body"), (carried,))
         return carried
 
     def _computed(self, i: Instruction, values: Results) -> Results:
@@ -187,7 +195,11 @@ class _Translator:
         return Value(whole.buffer, i.result[0])
 
     def _place(self, i: Instruction) -> Place:
-        return place(i.word("op_name"), self._module.source(i, self._folder))
+        return place(self._op_name(i), self._module.source(i, self._folder))
+
+    def _op_name(self, i: Instruction) -> str:
+        name = i.word("op_name")
+        return name if not name or not self._caller or name.startswith("jit(") else f"{self._caller}/{name}"
 
     def _new(self, tensor: Tensor, constant: bool = False) -> Value:
         self._out.buffers.append(tensor.nbytes)

@@ -199,6 +199,9 @@ def test_an_error_is_the_scripts_own(tmp_path):
     run, _ = record(tmp_path, script="import jax\nprint('nothing')\n")
     assert run.returncode == 2
     assert "No training step was found" in run.stderr
+    run, _ = record(tmp_path, script="import jax\njax.distributed.initialize()\njax.pmap(lambda x: x)\n")
+    assert run.returncode == 2
+    assert "jax.pmap, which is not recorded" in run.stderr
 
 
 def test_names_in_a_called_computation_are_relative_to_the_caller():

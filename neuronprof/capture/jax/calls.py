@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax._src import core, pjit
@@ -12,6 +12,7 @@ from jax._src import core, pjit
 from neuronprof.capture.jax.arrays import SimArray, nbytes
 from neuronprof.capture.jax.functions import Function
 from neuronprof.capture.patching import Patches
+from neuronprof.errors import NeuronprofError
 
 # Under `--values none` what is larger has no values; under `auto` nothing has, once a call is larger than a laptop would like.
 _SMALL = 1 << 18
@@ -57,6 +58,8 @@ class Listener:
         patches.wrap(core.EvalTrace, "process_primitive", self._primitive)
         patches.wrap(core, "check_eval_args", _check)
         patches.wrap(pjit, "_pjit_call_impl_python", self._jitted)
+        patches.set(jax, "pmap", _refuse_pmap)
+        patches.set(jax.distributed, "initialize", lambda *_args, **_options: None)  # this process is the whole job
         patches.set(pjit, "_get_fastpath_data", lambda *_args, **_options: None)  # the fast path would pass us by
 
     def number(self, array: Any) -> int:
@@ -141,6 +144,12 @@ class Listener:
     def _keep(self, function: Function, args: Sequence[Any], outputs: Sequence[Any], donated: Sequence[bool]) -> None:
         numbers = tuple(self.number(a) for a in args)
         self.calls.append(Call(function, numbers, tuple(self.number(o) for o in outputs), tuple(donated)))
+
+
+def _refuse_pmap(*_args: Any, **_options: Any) -> NoReturn:
+    raise NeuronprofError(
+        "The script uses jax.pmap, which is not recorded; use jax.jit with sharded arrays, or shard_map."
+    )
 
 
 def _check(_original: Callable[..., Any], args: Sequence[Any]) -> None:

@@ -12,10 +12,10 @@ from neuronprof.analyze.kept import Kept
 from neuronprof.analyze.pyramid import lookup, window
 from neuronprof.analyze.pyramid.store import Detail
 from neuronprof.errors import NeuronprofError
-from neuronprof.view import notes, scene, tracks
+from neuronprof.view import notes, scene, sheets, tracks
 from neuronprof.view.lod import Packer
 
-OK, WAIT, REFUSED, NOWHERE, GONE = 200, 202, 400, 404, 410
+OK, WAIT, REFUSED, NOWHERE, GONE, FAILED = 200, 202, 400, 404, 410, 500
 Answer = tuple[int, bytes]
 
 
@@ -24,6 +24,7 @@ class Answers:
 
     def __init__(self, kept: Sequence[Kept]) -> None:
         self._kept = kept
+        self._found: sheets.Found | None = None
         self._questions: dict[str, Callable[[Detail, Mapping[str, str]], bytes]] = {
             "window": _window,
             "event": _event,
@@ -34,33 +35,53 @@ class Answers:
 
     def answer(self, question: str, query: Mapping[str, str]) -> Answer:
         """Status and body: 200 with the answer, 202 with how far the summing is, else with a sentence that says what is wrong."""
-        if changed := next((kept.changed for kept in self._kept if kept.changed), ""):
-            return GONE, changed.encode()
-        if question not in ("owner", "rank", "notes", *self._questions):
+        if gone := self._gone():
+            return gone
+        if question not in ("owner", "rank", "notes", "sheet", *self._questions):
             return NOWHERE, b"There is no such question."
         try:
             return self._about_traces(question, query) or self._about_rank(question, query)
         except NeuronprofError as error:
-            return GONE, str(error).encode()
+            return FAILED, str(error).encode()
         except (KeyError, ValueError, IndexError):
             return REFUSED, b"The question cannot be read."
 
     def keep_notes(self, query: Mapping[str, str], body: bytes) -> Answer:
         """Saves the notes of a trace beside it."""
+        if gone := self._gone():
+            return gone
         try:
             notes.write(self._place(query["key"])[0].path, body)
         except NeuronprofError as error:
-            return GONE, str(error).encode()
+            return FAILED, str(error).encode()
         except (KeyError, ValueError, IndexError, TypeError):
             return REFUSED, b"The notes cannot be read."
         return OK, b""
+
+    def _gone(self) -> Answer | None:
+        changed = next((kept.changed for kept in self._kept if kept.changed), "")
+        return (GONE, changed.encode()) if changed else None
 
     def _about_traces(self, question: str, query: Mapping[str, str]) -> Answer | None:
         if question == "owner":
             return OK, _json(self._owner(int(query["id"])))
         if question == "notes":
             return OK, _json(notes.read(self._place(query["key"])[0].path))
+        if question == "sheet":
+            return self._sheet(query["name"])
         return None
+
+    def _sheet(self, name: str) -> Answer:
+        """One of the pages around the timeline, of the first trace."""
+        if name not in sheets.SHEETS:
+            raise ValueError(name)
+        if self._found is None:
+            results = self._kept[0].tables()
+            if results is None:
+                what, share = self._kept[0].progress("tables")
+                return WAIT, f"Analysing the trace: {what}, {100 * share:.0f} %".encode()
+            self._found = sheets.find(self._kept[0].trace, results)
+        return OK, sheets.item(name, self._found).encode()
 
     def _about_rank(self, question: str, query: Mapping[str, str]) -> Answer:
         kept, rank = self._place(query["key"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from neuronprof.view import look, tracks
 
 if TYPE_CHECKING:
-    from bokeh.models import ColumnDataSource, Div, Range1d, Select
+    from bokeh.models import ColumnDataSource, Div, LinearColorMapper, Range1d, Select
     from bokeh.plotting import figure as Figure
 
 ROW_HEIGHT = 22
@@ -66,7 +66,7 @@ def _figure(x_range: "Range1d", height: int, **options: Any) -> "Figure":
 def lanes(x_range: "Range1d") -> tuple["Figure", dict[str, "ColumnDataSource"]]:
     """The rows of events, which the page lays out, with the sources of rectangles, of words inside them, and of what lies over them."""
     from bokeh.core.properties import value
-    from bokeh.models import BoxSelectTool, ColumnDataSource, FixedTicker, LinearColorMapper, Range1d
+    from bokeh.models import BoxSelectTool, ColumnDataSource, FixedTicker, Range1d
 
     plot = _figure(x_range, 15 * ROW_HEIGHT, y_range=Range1d(-1, 0), x_axis_location="above", name="lanes")
     plot.yaxis.ticker = FixedTicker(ticks=[])
@@ -81,7 +81,7 @@ def lanes(x_range: "Range1d") -> tuple["Figure", dict[str, "ColumnDataSource"]]:
         y="y",
         text="text",
         source=words,
-        text_color={"field": "colour", "transform": _mapper(LinearColorMapper, tracks.TEXT_PALETTE)},
+        text_color={"field": "colour", "transform": _colours(tracks.TEXT_PALETTE, "words")},
         text_font_size="11px",
         text_font=value(look.FONT),
         text_baseline="middle",
@@ -144,14 +144,15 @@ def overview(x_range: "Range1d") -> tuple["Figure", "ColumnDataSource"]:
 
 
 def _quads(plot: "Figure", source: "ColumnDataSource", name: str) -> None:
-    from bokeh.models import LinearColorMapper
-
-    colour = {"field": "colour", "transform": _mapper(LinearColorMapper, tracks.PALETTE)}
+    colour = {"field": "colour", "transform": _colours(tracks.PALETTE, "colours")}
     plot.quad("left", "right", "top", "bottom", source=source, fill_color=colour, line_color=None, name=name)
 
 
-def _mapper(kind: Any, palette: Sequence[str]) -> Any:
-    return kind(palette=list(palette), low=-0.5, high=len(palette) - 0.5)
+def _colours(palette: Sequence[str], name: str) -> "LinearColorMapper":
+    """Colours by their place in a palette; its last two are the pale ones, which a dark page replaces by that name."""
+    from bokeh.models import LinearColorMapper
+
+    return LinearColorMapper(palette=list(palette), low=-0.5, high=len(palette) - 0.5, name=name)
 
 
 def quantity(x_range: "Range1d", name: str, label: str) -> dict[str, Any]:
@@ -270,7 +271,7 @@ def choices(shown: Mapping[str, Sequence[tuple[str, str]]], colour: str) -> dict
 def legend() -> dict[str, Any]:
     """The strip that says what the colours mean; drawn as a picture, so that names from a trace stay text."""
     from bokeh.core.properties import value
-    from bokeh.models import ColumnDataSource, LinearColorMapper, Range1d
+    from bokeh.models import ColumnDataSource, Range1d
     from bokeh.plotting import figure
 
     plot = figure(
@@ -284,7 +285,7 @@ def legend() -> dict[str, Any]:
     )
     look.bare(plot)
     source = ColumnDataSource({name: [] for name in ("x", "y", "text_x", "text", "colour")})
-    colour = {"field": "colour", "transform": _mapper(LinearColorMapper, tracks.PALETTE)}
+    colour = {"field": "colour", "transform": _colours(tracks.PALETTE, "colours")}
     plot.scatter("x", "y", size=11, marker="square", source=source, fill_color=colour, line_color=None)
     plot.text(
         "text_x",

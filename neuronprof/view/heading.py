@@ -20,7 +20,7 @@ SPLIT_COLOURS = {
     "neuronlink": tracks.VERMILLION,
     "waiting": tracks.YELLOW,
     "host": tracks.WINE,
-    "idle": tracks.PALE,
+    "idle": f"var(--pale, {tracks.PALE})",
 }
 BOUND = {
     "tensor": "Tensor engine",

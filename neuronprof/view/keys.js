@@ -51,6 +51,8 @@ function handleKeys(shown) {
       return
     if (writing)
       return void (key == "escape" && inside.blur())
+    if (!onTimeline() && key != "/")
+      return
     event.preventDefault()
     if (key in MOVES)
       moveWindow(shown.models.x_range, ...MOVES[key])

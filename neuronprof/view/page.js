@@ -8,14 +8,23 @@ const model = (name) => globalThis.Bokeh?.documents[0]?.get_model_by_name(name)
 const timeline = () => model("lanes")?.x_range.neuronprof
 
 function begin() {
-  turnTo(stateOf(location.hash).page)
+  // What the server refused was told.
+  addEventListener("unhandledrejection", (event) => event.reason?.message == "refused" && event.preventDefault())
+  document.querySelectorAll("nav a").forEach((link) => link.addEventListener("click", (event) => {
+    event.preventDefault()
+    turnTo(link.dataset.page)
+    remember(timeline())
+  }))
+  addEventListener("popstate", () => restore(timeline(), stateOf(location.hash)))
   whenThere(() => model("timeline"), (root) => {
+    turnTo(stateOf(location.hash).page)
     if (DARK.matches)
       paint()
     DARK.addEventListener("change", paint)
-    root.document.on_change((event) => event.attr == "children" && setTimeout(() => DARK.matches && paint(), 0))
     if (root.type == "Column")
       whenThere(timeline, follow)
+    else
+      openSheet("heading")
   })
 }
 
@@ -30,7 +39,7 @@ function whenThere(look, act) {
 // Figures are drawn on canvases, which no style sheet reaches: they take the page's colours one by one.
 function paint() {
   const style = getComputedStyle(document.documentElement)
-  const [ink, faint, line, paper] = ["ink", "faint", "line", "paper"].map((name) => style.getPropertyValue(`--${name}`).trim())
+  const [ink, faint, line, paper, ...pale] = ["ink", "faint", "line", "paper", "pale", "paler"].map((name) => style.getPropertyValue(`--${name}`).trim())
   const change = {
     Figure: {background_fill_color: paper, outline_line_color: line},
     LinearAxis: {major_label_text_color: faint, axis_label_text_color: ink},
@@ -42,9 +51,12 @@ function paint() {
     ColorBar: {background_fill_color: null, major_label_text_color: faint, title_text_color: ink},
     Legend: {label_text_color: ink, background_fill_color: paper},
   }
-  for (const root of Bokeh.documents[0].roots())
-    for (const one of root.references())
-      one.setv(change[one.type] ?? {})
+  const palettes = {colours: pale, words: [ink, ink]}
+  for (const one of Bokeh.documents.flatMap((document) => document.roots()).flatMap((root) => [...root.references()])) {
+    one.setv(change[one.type] ?? {})
+    if (one.name in palettes)
+      one.palette = [...one.palette.slice(0, -2), ...palettes[one.name]]
+  }
   for (const name of ["lanes", "overview"])
     model(name)?.left[0].setv({major_label_text_color: ink})
   model("legend")?.setv({outline_line_color: null})
@@ -62,18 +74,15 @@ function stateOf(hash) {
 
 function follow(shown) {
   shown.listeners.push({tell, drawn: whenQuiet})
-  addEventListener("popstate", () => restore(shown, stateOf(location.hash)))
-  document.querySelectorAll("nav a").forEach((link) => link.addEventListener("click", (event) => {
-    event.preventDefault()
-    turnTo(link.dataset.page)
-    remember(shown)
-  }))
   handleKeys(shown)
   handleChoices(shown)
   handleSearch(shown)
   handleTracks(shown)
   restore(shown, stateOf(location.hash))
-  whenThere(() => shown.drawn, () => loadNotes(shown))
+  whenThere(() => shown.drawn, () => {
+    loadNotes(shown)
+    openSheet("heading")
+  })
 }
 
 function turnTo(page) {
@@ -81,10 +90,17 @@ function turnTo(page) {
   const chosen = known.includes(page) ? page : known[0]
   document.querySelectorAll("nav a").forEach((link) => link.toggleAttribute("aria-current", link.dataset.page == chosen))
   document.querySelectorAll(".page").forEach((section) => section.classList.toggle("away", section.id != `page-${chosen}`))
-  return chosen
+  document.body.dataset.page = chosen
+  openSheet(chosen)
 }
 
-function tell(text) {
+const onTimeline = () => document.body.dataset.page == "timeline"
+
+let last = false // nothing else will be told
+function tell(text, final = false) {
+  if (last)
+    return
+  last = final
   element("notice").textContent = text
   element("notice").hidden = !text
 }
@@ -98,10 +114,12 @@ function whenQuiet() {
 }
 
 function remember(shown) {
+  if (!shown?.keys)
+    return history.pushState(null, "", `#page=${document.body.dataset.page}`)
   const {x_range, whole, rank, colour} = shown.models
   const everything = x_range.start == whole.start && x_range.end == whole.end
   const state = {
-    page: document.querySelector("nav a[aria-current]").dataset.page,
+    page: document.body.dataset.page,
     ...(rank.value != initial.rank && {rank: rank.value}),
     ...(!everything && {from: Math.round(x_range.start), to: Math.round(x_range.end)}),
     ...(colour.value != initial.colour && {colour: colour.value}),
@@ -116,10 +134,12 @@ function remember(shown) {
 
 const initial = {}
 function restore(shown, state) {
+  turnTo(state.page)
+  if (!shown)
+    return
   const {x_range, whole, rank, colour} = shown.models
   initial.rank ??= rank.value
   initial.colour ??= colour.value
-  turnTo(state.page)
   shown.rows.hidden = new Set(state.hidden?.split("|"))
   shown.rows.pinned = state.pinned?.split("|") ?? []
   colour.value = state.colour ?? initial.colour

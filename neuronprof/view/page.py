@@ -1,22 +1,32 @@
-"""The page of a trace: one file that needs no network, or the document that the server fills; the same pages around the same timeline."""
+"""The page of a trace: one file that needs no network, or one that asks the server; the same pages around the same timeline."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuronprof.errors import NeuronprofError
-from neuronprof.view import heading, look, sheets, timeline
+from neuronprof.view import figures, heading, look, sheets, timeline
 
 if TYPE_CHECKING:
-    from bokeh.document import Document
-    from bokeh.models import Column
+    from bokeh.models import UIElement
+    from bokeh.resources import Resources
 
     from neuronprof.analyze.kept import Kept
     from neuronprof.trace.reader import TraceFile
 
-_SCRIPTS = ("format.js", "about.js", "page.js", "keys.js", "pane.js", "search.js", "overlays.js")
-_POLL_MS = 300
+SERVER = "ask/"  # where the served page asks
+_SCRIPTS = (
+    "format.js",
+    "about.js",
+    "served.js",
+    "page.js",
+    "sheets.js",
+    "keys.js",
+    "pane.js",
+    "search.js",
+    "overlays.js",
+)
 
 
 def write(traces: "TraceFile | Sequence[TraceFile]", output: str | Path, rank: int | None = None) -> Path:
@@ -73,92 +83,49 @@ def check_output(output: str | Path, endings: Sequence[str] = (".html", ".htm"))
 
 
 def render(traces: Sequence["TraceFile"], rank: int | None = None) -> str:
-    """The page as text."""
-    from bokeh.embed import file_html
-    from bokeh.resources import INLINE
+    """The page as text, with everything in it."""
+    from bokeh.resources import INLINE, Resources
 
     found = sheets.find(traces[0])
-    roots: list[Any] = [timeline.embedded(traces, rank), _root("heading", [sheets.figures(found)])]
-    roots += [_root(name, sheets.sheet(name, found)) for name in sheets.SHEETS]
-    text: str = file_html(
-        roots,
-        INLINE,
-        title=_title(traces),
-        template=_template(),
-        template_variables=_variables(traces),
-    )
-    return text
+    items = {name: _inside_script(sheets.item(name, found)) for name in sheets.SHEETS}
+    tables = Resources(mode="inline", components=["bokeh-tables"]).js_raw
+    return _html(traces, timeline.embedded(traces, rank), INLINE, items=items, scripts=tables)
 
 
-def served(kept: Sequence["Kept"]) -> Callable[["Document"], None]:
-    """What fills the document of a page that the server sends: the timeline at once, the other pages as soon as the analyses are there."""
+def served(kept: Sequence["Kept"]) -> str:
+    """The page that the server sends: only the timeline's frame; what is shown in it, and the other pages, it asks for."""
+    from bokeh.resources import Resources
+
     traces = [one.trace for one in kept]
     segments = [segment for trace in traces for segment in trace.metadata.get("segments") or ()]
     extent = (min((s["start_ts"] for s in segments), default=0), max((s["end_ts"] for s in segments), default=0))
     shown = timeline.what(traces, [one.ranks for one in kept], extent)
-
-    def make(document: "Document") -> None:
-        document.template = _template()
-        document.template_variables.update(_variables(traces))
-        document.title = _title(traces)
-        document.add_root(timeline.layout(shown, {"url": "ask/"}, "phase"))
-        roots = {name: _root(name, [sheets.sentence("Analysing the trace …")]) for name in ("heading", *sheets.SHEETS)}
-        roots["heading"].children = [sheets.sentence("")]
-        for root in roots.values():
-            document.add_root(root)
-        _fill(document, kept[0], roots)
-
-    return make
+    empty = not any(trace.num_events for trace in traces)
+    root = figures.nothing() if empty else timeline.layout(shown, {"url": SERVER}, "phase")
+    [tables] = Resources(mode="server", root_url="", components=["bokeh-tables"]).js_files
+    return _html(traces, root, Resources(mode="server", root_url=""), server=SERVER, tables=tables)
 
 
-def _fill(document: "Document", kept: "Kept", roots: dict[str, "Column"]) -> None:
-    """Puts what was found onto the pages, now or when it is there."""
-
-    def look_again() -> None:
-        if _filled(kept, roots):
-            document.remove_periodic_callback(callback)
-
-    if not _filled(kept, roots):
-        callback = document.add_periodic_callback(look_again, _POLL_MS)
-
-
-def _filled(kept: "Kept", roots: dict[str, "Column"]) -> bool:
-    try:
-        results = kept.tables()
-    except NeuronprofError as error:
-        for name in sheets.SHEETS:
-            roots[name].children = [sheets.html("notice", text=str(error))]
-        return True
-    if results is None:
-        return False
-    found = sheets.find(kept.trace, results)
-    roots["heading"].children = [sheets.figures(found)]
-    for name in sheets.SHEETS:
-        roots[name].children = sheets.sheet(name, found)
-    return True
-
-
-def _root(name: str, children: list[Any]) -> "Column":
-    from bokeh.layouts import column
-
-    return column(*(children or [sheets.sentence("")]), name=name, sizing_mode="stretch_width")
-
-
-def _template() -> Any:
+def _html(traces: Sequence["TraceFile"], root: "UIElement", resources: "Resources", **variables: Any) -> str:
     import jinja2
+    from bokeh.embed import file_html
 
-    return jinja2.Environment(autoescape=True).from_string(look.style("page.html"))
-
-
-def _variables(traces: Sequence["TraceFile"]) -> dict[str, Any]:
-    return {
+    names = " and ".join(str(trace.metadata.get("script") or trace.path.name) for trace in traces)
+    about = {
         "headings": [heading.title(trace) for trace in traces],
         "pages": sheets.PAGES,
         "css": look.style("page.css"),
         "page_js": "{" + look.script(*_SCRIPTS, then="begin()") + "}",
+        "items": {},
+        "scripts": [],
+        **variables,
     }
+    template = jinja2.Environment(autoescape=True).from_string(look.style("page.html"))
+    title = f"{names} · neuronprof"
+    text: str = file_html(root, resources, title=title, template=template, template_variables=about)
+    return text
 
 
-def _title(traces: Sequence["TraceFile"]) -> str:
-    names = " and ".join(str(trace.metadata.get("script") or trace.path.name) for trace in traces)
-    return f"{names} · neuronprof"
+def _inside_script(json: str) -> str:
+    """JSON in which nothing ends the script element around it."""
+    return json.replace("<", "\\u003c")

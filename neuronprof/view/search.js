@@ -28,6 +28,8 @@ function listHits(shown, text) {
     pane.hidden = !chosen.event
     return
   }
+  if (!onTimeline())
+    turnTo("timeline")
   const [{shared, key}] = shown.scenes
   const rows = matches(shared, text)
   const groups = new Map()

@@ -1,4 +1,7 @@
-"""The server behind `neuronprof view`: a Bokeh server on this machine that keeps the trace and sends pages what they show."""
+"""The server behind `neuronprof view`: a Bokeh server on this machine that keeps the trace and sends pages what they show.
+
+A page is the same for whoever opens it and keeps its own state: the server holds nothing for it, and two tabs are no more than one.
+"""
 
 import contextlib
 import signal
@@ -11,20 +14,20 @@ from neuronprof.errors import NeuronprofError
 from neuronprof.view.answers import NOWHERE, Answers
 
 if TYPE_CHECKING:
-    from bokeh.document import Document
     from bokeh.server.server import Server
 
 ADDRESS = "127.0.0.1"
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    "Content-Type": "application/octet-stream",
+    # BokehJS compiles the callbacks that come with the page; nothing may be loaded from or sent to anywhere else.
+    "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval'; img-src 'self' data: blob:; frame-ancestors 'none'",
 }
 
 
 def serve(
     kept: Sequence[Kept],
-    make: Callable[["Document"], None],
+    page: str,
     *,
     port: int = 0,
     origins: Sequence[str] = (),
@@ -34,7 +37,7 @@ def serve(
 
     Args:
         kept: the traces.
-        make: fills the document of a page that was opened.
+        page: what is shown of them.
         port: where to listen; 0: any that is free.
         origins: HOST:PORT of other origins whose pages may use this server, besides its own.
         ready: is told the address when the server listens.
@@ -42,7 +45,7 @@ def serve(
     Raises:
         NeuronprofError: the port is taken.
     """
-    server = start(kept, make, port=port, origins=origins)
+    server = start(kept, page, port=port, origins=origins)
     ready(f"http://{ADDRESS}:{server.port}/")
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -54,25 +57,15 @@ def serve(
             one.stop()
 
 
-def start(
-    kept: Sequence[Kept], make: Callable[["Document"], None], *, port: int = 0, origins: Sequence[str] = ()
-) -> "Server":
+def start(kept: Sequence[Kept], page: str, *, port: int = 0, origins: Sequence[str] = ()) -> "Server":
     """A server that listens; its io_loop is for the caller to run."""
-    from bokeh.application import Application
-    from bokeh.application.handlers import FunctionHandler
     from bokeh.server.server import Server
 
     try:
         port = port or _free_port()
         allowed = [f"{ADDRESS}:{port}", f"localhost:{port}", *origins]
-        server = Server(
-            {"/": Application(FunctionHandler(make))},
-            address=ADDRESS,
-            port=port,
-            allow_websocket_origin=allowed,
-            auth_provider=_own_hosts_only(allowed),
-            extra_patterns=[(r"/ask/([a-z]+)", _handler(Answers(kept), allowed))],
-        )
+        patterns = [(r"/", _page_handler(page, allowed)), (r"/ask/([a-z]+)", _handler(Answers(kept), allowed))]
+        server = Server({}, address=ADDRESS, port=port, use_index=False, extra_patterns=patterns)
     except OSError as error:
         raise NeuronprofError(
             f"Cannot listen on port {port}: {error.strerror or error}; choose another with --port."
@@ -88,41 +81,42 @@ def _free_port() -> int:
     return port
 
 
-def _own_hosts_only(allowed: Sequence[str]) -> Any:
-    """Refuses requests that were sent under another name: a page elsewhere whose name was made to mean this machine."""
-    from bokeh.server.auth_provider import AuthProvider
-    from tornado.web import HTTPError
-
-    def user(handler: Any) -> str:
-        if handler.request.host not in allowed:
-            raise HTTPError(403, reason="This server answers only under its own name")
-        return "user"
-
-    class OwnHosts(AuthProvider):
-        @property
-        def get_user(self) -> Callable[[Any], str]:
-            return user
-
-        login_url = "/"  # nobody logs in; Bokeh wants one
-
-    return OwnHosts()
-
-
 def _ours(request: Any, allowed: Sequence[str]) -> bool:
     """Whether a request comes from a page of this server; what changes something has to say where it comes from."""
     origin = request.headers.get("Origin", "").partition("://")[2]
     return request.host in allowed and (origin in allowed if origin or request.method == "POST" else True)
 
 
-def _handler(answers: Answers, allowed: Sequence[str]) -> type:
+def _base(allowed: Sequence[str]) -> type[Any]:
     from tornado.web import RequestHandler
 
-    class Ask(RequestHandler):
-        """Answers a page's questions, to nobody but pages of this server."""
+    class Own(RequestHandler):
+        """Answers nobody but pages of this server: not a page elsewhere whose name was made to mean this machine."""
+
+        def set_default_headers(self) -> None:
+            for name, value in _HEADERS.items():
+                self.set_header(name, value)
 
         def prepare(self) -> None:
             if not _ours(self.request, allowed):
                 self.send_error(403)
+
+    return Own
+
+
+def _page_handler(page: str, allowed: Sequence[str]) -> type[Any]:
+    class Page(_base(allowed)):  # type: ignore[misc]
+        """The page."""
+
+        def get(self) -> None:
+            self.finish(page)
+
+    return Page
+
+
+def _handler(answers: Answers, allowed: Sequence[str]) -> type[Any]:
+    class Ask(_base(allowed)):  # type: ignore[misc]
+        """Answers a page's questions."""
 
         def get(self, question: str) -> None:
             self._reply(*answers.answer(question, self._query()))
@@ -136,8 +130,7 @@ def _handler(answers: Answers, allowed: Sequence[str]) -> type:
 
         def _reply(self, status: int, body: bytes) -> None:
             self.set_status(status)
-            for name, value in _HEADERS.items():
-                self.set_header(name, value)
+            self.set_header("Content-Type", "application/octet-stream")
             self.finish(body)
 
     return Ask

@@ -21,7 +21,8 @@ PAGES = (
     ("roofline", "Roofline"),
     ("ranks", "Ranks"),
 )
-SHEETS = tuple(name for name, _ in PAGES if name != "timeline")
+HEADING = "heading"  # the figures at the top of the page
+SHEETS = (HEADING, *(name for name, _ in PAGES if name != "timeline"))
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,27 @@ def find(trace: "TraceFile", results: tables.Results | None = None) -> Found:
     return Found(trace, results, summary.pick(trace, results))
 
 
-def figures(found: Found) -> "UIElement":
-    """The figures at the top of the page."""
-    return html("heading", figures=heading.figures(found.summary))
+def item(name: str, found: Found) -> str:
+    """A page, or the heading, as JSON that BokehJS puts into its place."""
+    from bokeh.core.json_encoder import serialize_json
+    from bokeh.embed import json_item
+    from bokeh.layouts import column
+
+    children = _parts(name, found)
+    whole = column(*children, sizing_mode="stretch_width")
+    return serialize_json(json_item(whole))
 
 
-def sheet(name: str, found: Found) -> list["UIElement"]:
-    """What stands on a page."""
+def _parts(name: str, found: Found) -> list["UIElement"]:
+    if name == HEADING:
+        return [html("heading", figures=heading.figures(found.summary))]
+    if name == "ranks":
+        return ranks.ranks(every_rank(found.trace.totals))
     parts: list[UIElement] = []
     if name == "summary":
         summary = found.summary
         about = {"split": heading.split(summary), "costs": heading.costs(summary), "remarks": heading.remarks(summary)}
         parts.append(html("summary", **about))
-    if name == "ranks":
-        return ranks.ranks(every_rank(found.trace.totals))
     return [*parts, *tables.page(name, found.tables)]
 
 
@@ -68,10 +76,3 @@ def html(name: str, **variables: Any) -> "UIElement":
         sizing_mode="stretch_width",
         disable_math=True,
     )
-
-
-def sentence(text: str) -> "UIElement":
-    """A few words of our own."""
-    from bokeh.models import Div
-
-    return Div(text=text, stylesheets=[look.SENTENCE_CSS], sizing_mode="stretch_width", disable_math=True)

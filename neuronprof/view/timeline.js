@@ -13,7 +13,7 @@ const SCENE = 2 ** 40 // rows of one scene, as they are numbered in what is draw
 class Timeline {
   constructor(models) {
     this.models = models
-    this.source = models.packed ? new Embedded(models.packed) : new Served(models.url, (text) => this.tell(text))
+    this.source = models.packed ? new Embedded(models.packed) : new Served(models.url, (...sentence) => this.tell(...sentence))
     this.rows = new Rows()
     this.scenes = []
     this.pending = false
@@ -23,8 +23,8 @@ class Timeline {
   }
 
   // What the page around the timeline wants to know: a sentence to show, or that something was drawn.
-  tell(text) {
-    this.listeners.forEach((listener) => listener.tell?.(text))
+  tell(...sentence) {
+    this.listeners.forEach((listener) => listener.tell?.(...sentence))
   }
 
   schedule() {
@@ -37,7 +37,7 @@ class Timeline {
         await this.draw()
         this.listeners.forEach((listener) => listener.drawn?.())
       } catch (error) {
-        if (!["stopped", "refused"].includes(error.message))
+        if (error.message != "refused")
           throw error
         this.last = this.view()
       } finally {
@@ -66,8 +66,11 @@ class Timeline {
       this.models.strip.x_range.setv({start: low, end: high})
     }
     this.lay()
-    for (const [name, quantity] of Object.entries(this.models.quantities))
-      adapt(name, quantity, this.scenes[0].shared)
+    const {main, quantities, grid} = this.models
+    const [{shared}] = this.scenes
+    const known = Object.entries(quantities).filter(([name, {slots}]) => slots ? shared.held : shared.rates[name])
+    known.forEach(([name, quantity]) => adapt(name, quantity, shared))
+    grid.children = [main, ...known.map(([, {figure}]) => figure)].map((figure, row) => [figure, row, 0])
   }
 
   // Rows after a change of what is shown.
@@ -224,12 +227,9 @@ class Rectangles {
   }
 }
 
-// Shows a quantity's plot where the rank has it, to the scale of its limit and its largest value.
+// Brings a quantity's plot to the scale of its limit and its largest value.
 function adapt(name, {figure, limit, note, items, slots}, shared) {
   const about = slots ? shared.held : shared.rates[name]
-  figure.visible = Boolean(about)
-  if (!about)
-    return
   const capacity = slots ? about.capacity : about.limit
   const most = slots ? about.most : about.largest
   const near = capacity && (!slots || most > NEAR * capacity)
@@ -254,8 +254,7 @@ function named(items, about, slots, shared) {
     item.visible = slot < names.length
     if (slot < names.length) {
       item.label = {value: plain(names[slot])}
-      // Not sent to the server: there an area's colour is a colour, here it is a record of one.
-      area.glyph.setv({fill_color: about.colours[Math.min(slot, about.colours.length - 1)]}, {sync: false})
+      area.glyph.fill_color = about.colours[Math.min(slot, about.colours.length - 1)]
     }
   })
 }

@@ -16,7 +16,7 @@ MOST_RANKS = 8  # in one page
 MOST_EVENTS = 4_000_000  # in one page, all its ranks together
 MOST_TOGETHER = 16  # ranks one below the other
 
-_SCRIPTS = ("format.js", "decode.js", "scene.js", "about.js", "source.js", "rows.js", "timeline.js")
+_SCRIPTS = ("format.js", "decode.js", "scene.js", "about.js", "source.js", "served.js", "rows.js", "timeline.js")
 _QUANTITIES = {"hbm": "HBM bandwidth", "neuronlink": "NeuronLink", "efa": "EFA", "flops": "Tensor FLOP/s"}
 COLOURINGS = ("phase", "opcode", "engine")
 
@@ -149,8 +149,8 @@ def _groups(metadata: Mapping[str, Any], ranks: Sequence[int]) -> dict[str, dict
 
 def layout(shown: Shown, source: Mapping[str, Any], colour: str) -> "UIElement":
     """The plots around a source of scenes: `packed` ranks, or the `url` of a server."""
-    from bokeh.layouts import column, gridplot, row
-    from bokeh.models import CustomJS, WheelZoomTool
+    from bokeh.layouts import column, row
+    from bokeh.models import CustomJS
 
     x_range = figures.time_range(shown.start, shown.end)
     main, drawn = figures.lanes(x_range)
@@ -174,19 +174,30 @@ def layout(shown: Shown, source: Mapping[str, Any], colour: str) -> "UIElement":
         **choices,
     }
     update = CustomJS(args={"models": models}, code=look.script(*_SCRIPTS, "start.js", then="start(models)"))
+    plots = [main, *(quantity["figure"] for quantity in quantities.values())]
+    models["grid"] = grid = _grid(plots)
     _connect(update, x_range, [main, strip, legend["figure"]], list(choices.values()))
     figures.hover(main, "return x_range.neuronprof.describe(value, format)", x_range)
     several = len(shown.names) > 1
     bar = row(*([choices["rank"]] if several else []), choices["colour"], legend["figure"], sizing_mode="stretch_width")
-    plots = [[main], *([quantity["figure"]] for quantity in quantities.values())]
-    grid = gridplot(plots, sizing_mode="stretch_width", toolbar_location="right", toolbar_options={"logo": None})
-    wheels = [next(tool for tool in plot.tools if isinstance(tool, WheelZoomTool)) for (plot,) in plots]
-    for (plot,), wheel in zip(plots, wheels, strict=True):
+    return column(bar, strip, grid, sizing_mode="stretch_width", name="timeline")
+
+
+def _grid(plots: Sequence[Any]) -> Any:
+    """The plots over time below each other, of which the page shows those that a rank has something for; at first the lanes only."""
+    from bokeh.layouts import gridplot
+    from bokeh.models import WheelZoomTool
+
+    rows = [[plot] for plot in plots]
+    grid = gridplot(rows, sizing_mode="stretch_width", toolbar_location="right", toolbar_options={"logo": None})
+    wheels = [next(tool for tool in plot.tools if isinstance(tool, WheelZoomTool)) for plot in plots]
+    for plot, wheel in zip(plots, wheels, strict=True):
         plot.toolbar.active_scroll = wheel
     grid.toolbar.active_scroll = next(
         tool for tool in grid.toolbar.tools if getattr(tool, "tools", [None])[0] in wheels
     )
-    return column(bar, strip, grid, sizing_mode="stretch_width", name="timeline")
+    grid.children = grid.children[:1]
+    return grid
 
 
 def _connect(update: "CustomJS", x_range: Any, plots: Sequence[Any], choices: Sequence[Any]) -> None:

@@ -2,14 +2,13 @@
 
 import io
 import itertools
-import os
-import shutil
 import time
 from pathlib import Path
 
 import picture
 import pytest
 import synthetic_trace
+from browser import HOSTILE, drawn, hover, limits, window
 
 from neuronprof.trace.reader import open_trace
 from neuronprof.view import page as pages
@@ -17,89 +16,17 @@ from neuronprof.view import page as pages
 pytestmark = pytest.mark.browser
 
 TENSOR_ROW = 2  # rows from the top: step, phase, tensor
-# Runs in the page: the models that tests look at, and where a time and a row are on the screen.
-TOOLS = """
-window.timeline = () => {
-  const lanes = Bokeh.documents[0].get_model_by_name("lanes")
-  const view = Bokeh.index.find_one(lanes)
-  const drawn = lanes.renderers.find((r) => r.name == "events").data_source.data
-  const words = lanes.renderers.find((r) => r.glyph.type == "Text").data_source.data
-  return {lanes, view, drawn, words, range: lanes.x_range, state: lanes.x_range.neuronprof}
-}
-window.spot = (ns, row, name = "lanes") => {
-  const {el, frame} = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name))
-  const box = el.getBoundingClientRect()
-  return [box.left + frame.x_scale.compute(ns), box.top + (name == "lanes" ? frame.y_scale.compute(-row - 0.5) : frame.bbox.y0 + 60)]
-}
-window.frame = (name) => {
-  const {el, frame} = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name))
-  return [frame.bbox.x0, frame.bbox.x1].map((x) => Math.round(el.getBoundingClientRect().left + x))
-}
-window.rectangles = () => {
-  const {drawn} = timeline()
-  return Array.from(drawn.row, (row, i) => [drawn.left[i], drawn.right[i], Math.round(-drawn.top[i] - 0.12), row])
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'neuronprof[dev]'")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("needs Chromium: install it, or name it in the variable CHROMIUM")
-    with sync.sync_playwright() as play:
-        quiet = [f"--disable-{what}" for what in ("gpu", "background-networking", "component-update", "sync")]
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", *quiet])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
-def show(chromium, tmp_path):
+def show(open_tab, tmp_path):
     """Opens a page, or the page of a trace, waits for its first picture, and fails if the page complained."""
-    complaints, contexts = [], []
 
     def make(shown, width=1280, height=720, scheme="light"):
-        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-        tab.on("pageerror", lambda e: complaints.append(str(e)))
-        tab.on("dialog", lambda d: (complaints.append(f"dialog {d.message}"), d.dismiss()))
-        tab.add_init_script(TOOLS)
         output = shown if isinstance(shown, Path) else pages.write(shown, tmp_path / "page.html")
-        tab.goto(output.as_uri())
-        drawn(tab)
-        return tab
+        return open_tab(output.as_uri(), viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
 
-    yield make
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
-def drawn(tab, change="() => 0"):
-    """Makes a change and waits until the page has drawn what is in the window now."""
-    tab.evaluate(change)
-    tab.wait_for_function("() => { const s = timeline().state; return s && s.drawn && !s.pending && !s.stale() }")
-    tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
-def window(tab, start, end):
-    drawn(tab, f"() => timeline().range.setv({{start: {start}, end: {end}}})")
-
-
-def limits(tab):
-    return tab.evaluate("() => [timeline().range.start, timeline().range.end]")
-
-
-def hover(tab, ns, row, name="lanes"):
-    """The tooltip over a time, in a row of the lanes or in another plot."""
-    tab.mouse.move(*tab.evaluate(f"() => spot({ns}, {row}, '{name}')"))
-    tip = tab.locator(".bk-tooltip-content:visible")
-    tip.wait_for()
-    return tip.inner_text()
+    return make
 
 
 ABOUT = {
@@ -306,9 +233,6 @@ def test_keys_move_the_window(show, large):
     tab.keyboard.press("0")
     drawn(tab)
     assert limits(tab) == [low, high]
-
-
-HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script></script>{{7*7}}$$x$$@row{safe}'
 
 
 def test_hostile_names_stay_text(show, tmp_path):

@@ -26,7 +26,7 @@ def served(trace, tmp_path, monkeypatch):
         import asyncio
 
         asyncio.set_event_loop(asyncio.new_event_loop())
-        running["server"] = server.start([kept], page.served([kept]))
+        running["server"] = server.start([kept], page.served([kept]), origins=["tunnel.example:8080"])
         running["server"].io_loop.start()
 
     thread = threading.Thread(target=run, daemon=True)
@@ -71,6 +71,19 @@ def test_nobody_else_is_answered(served):
     assert served("/ask/notes?key=0/0", headers={"Origin": "http://elsewhere.example"})[0] == 403
     assert served("/ask/notes?key=0/0", "POST", body=b"[]")[0] == 403
     assert served("/", headers={"Host": "elsewhere.example"})[0] == 403
+
+
+def test_an_allowed_origin_is_answered_as_the_own_one(served):
+    tunnel = {"Host": "tunnel.example:8080", "Origin": "https://tunnel.example:8080"}
+    assert served("/", headers=tunnel)[0] == 200
+    assert served("/ask/notes?key=0/0", headers=tunnel) == (200, b"[]")
+    assert served("/ask/notes?key=0/0", "POST", tunnel, b'[{"at": 20, "text": "a"}]')[0] == 200
+
+
+def test_a_sheet_is_put_together_when_it_is_asked_for(served):
+    status, text = served("/ask/sheet?name=operators")
+    assert (status, b"What the time of all steps was spent on" in text) == (200, True)
+    assert served("/ask/sheet?name=nothing")[0] == 400
 
 
 def test_notes_are_saved_beside_the_trace(served):

@@ -1,8 +1,5 @@
 """The page of `neuronprof diff` in a browser: what one timeline shows, the other shows."""
 
-import os
-import shutil
-
 import picture
 import pytest
 
@@ -14,11 +11,7 @@ RANGES = "[...Bokeh.documents[0].all_models].filter(m => m.name == 'lanes').map(
 
 
 @pytest.mark.browser
-def test_timelines_are_zoomed_together(tmp_path):
-    sync = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'neuronprof[dev]'")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("needs Chromium: install it, or name it in the variable CHROMIUM")
+def test_timelines_are_zoomed_together(chromium, tmp_path):
     traces = [
         open_trace(
             picture.write(
@@ -29,15 +22,13 @@ def test_timelines_are_zoomed_together(tmp_path):
     ]
     page = sidebyside.write(traces, compare.compare([compare.read(trace) for trace in traces]), tmp_path / "page.html")
     complaints = []
-    with sync.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page()
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.goto(page.as_uri())
-        tab.wait_for_function(f"window.Bokeh && Bokeh.documents.length && {RANGES}.length == 2")
-        tab.evaluate(
-            "[...Bokeh.documents[0].all_models].find(m => m.name == 'lanes').x_range.setv({start: 5000, end: 9000})"
-        )
-        tab.wait_for_function(f"{RANGES}.every(([start, end]) => start == 5000 && end == 9000)")
-        browser.close()
+    tab = chromium.new_page()
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.goto(page.as_uri())
+    tab.wait_for_function(f"window.Bokeh && Bokeh.documents.length && {RANGES}.length == 2")
+    tab.evaluate(
+        "[...Bokeh.documents[0].all_models].find(m => m.name == 'lanes').x_range.setv({start: 5000, end: 9000})"
+    )
+    tab.wait_for_function(f"{RANGES}.every(([start, end]) => start == 5000 && end == 9000)")
+    tab.close()
     assert complaints == []

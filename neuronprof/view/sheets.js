@@ -1,0 +1,34 @@
+// The pages around the timeline: each is put into its place when it is opened first. It comes with the page or from the server.
+
+const opened = new Set()
+
+async function openSheet(name) {
+  const place = element(`sheet-${name}`)
+  if (!place || opened.has(name))
+    return
+  opened.add(name)
+  const address = document.body.dataset.server
+  try {
+    const item = address ? await fetchSheet(address, name, place) : JSON.parse(element(`item-${name}`).textContent)
+    place.replaceChildren()
+    await Bokeh.embed.embed_item(item, place)
+    if (DARK.matches)
+      paint()
+  } catch (error) {
+    if (error.message != "refused")
+      throw error
+  }
+}
+
+// What is being done for it stands in its place until it is there, and so does what went wrong.
+async function fetchSheet(address, name, place) {
+  const server = new Served(address, (text) => text && place.replaceChildren(made("p", {className: "sentence"}, text)))
+  const [item] = await Promise.all([server.sheet(name), name == "heading" || loadTables()])
+  return item
+}
+
+let tables = null
+function loadTables() {
+  const src = document.body.dataset.tables
+  return tables ??= new Promise((onload, onerror) => document.head.append(made("script", {src, onload, onerror})))
+}

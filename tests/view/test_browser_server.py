@@ -1,0 +1,273 @@
+"""The page that the server sends, in a real browser: pages, ways to move, notes, hostile names, and what it says when something ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import picture
+import pytest
+import synthetic_trace
+from browser import HOSTILE, drawn, hover, limits, window
+
+pytestmark = pytest.mark.browser
+
+PAGES = ("timeline", "summary", "operators", "communication", "memory", "roofline", "ranks")
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"  # artifacts of the run, to be looked at
+
+
+class Running:
+    """`neuronprof view` in a process of its own."""
+
+    def __init__(self, cache, *arguments):
+        command = [sys.executable, "-m", "neuronprof", "view", "--no-browser", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "XDG_CACHE_HOME": str(cache)}
+        )
+        self.address = re.match(r"(http://\S+/) shows ", self.process.stdout.readline())[1]
+
+    def interrupt(self):
+        """Ctrl-C: the exit code, and the seconds until it came."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(20), time.monotonic() - began
+
+
+@pytest.fixture
+def view(tmp_path):
+    """Starts `neuronprof view` with arguments; it is ended after the test."""
+    running = []
+
+    def start(*arguments):
+        running.append(Running(tmp_path / "cache", *arguments))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.process.kill()
+        one.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The address of a server of two steps of a transformer on two ranks, 20,000 events each."""
+    folder = tmp_path_factory.mktemp("served")
+    running = Running(folder / "cache", synthetic_trace.write(folder / "t.parquet", 20_000, ranks=(0, 1)))
+    yield running.address
+    running.process.kill()
+    running.process.communicate()
+
+
+def turn_to(tab, name):
+    """Opens a page and waits until something stands on it."""
+    tab.locator(f"nav a[data-page={name}]").click()
+    if name != "timeline":
+        tab.locator(f"#sheet-{name} .bk-Column").first.wait_for()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width", "height"), [("light", 1280, 720), ("dark", 1920, 1080), ("light", 3840, 2160)]
+)
+def test_each_page_opens_and_fits_its_window(large, open_tab, scheme, width, height):
+    tab = open_tab(large, viewport={"width": width, "height": height}, color_scheme=scheme)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for name in PAGES:
+        turn_to(tab, name)
+        assert tab.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), name
+        tab.wait_for_timeout(300)
+        tab.screenshot(path=SCREENSHOTS / f"{name}-{scheme}-{width}x{height}.png")
+        if name == "operators":
+            assert tab.locator("#sheet-operators .slick-row").count() > 5
+
+
+def test_an_address_opens_its_page_and_the_timeline_after_it(large, chromium):
+    tab = chromium.new_page()
+    tab.goto(f"{large}#page=operators")
+    tab.locator("#sheet-operators .slick-row").first.wait_for()
+    tab.locator("nav a[data-page=timeline]").click()
+    tab.wait_for_function("() => Bokeh.documents[0].get_model_by_name('lanes').x_range.neuronprof?.drawn")
+    tab.close()
+
+
+def test_ways_to_move(large, open_tab):
+    tab = open_tab(large)
+    low, high = limits(tab)
+    tab.keyboard.press("w")
+    drawn(tab)
+    start, end = limits(tab)
+    assert end - start == pytest.approx(0.7 * (high - low))
+    tab.locator("#goto").fill("170 us")
+    tab.locator("#goto").press("Enter")
+    drawn(tab)
+    assert sum(limits(tab)) / 2 == pytest.approx(170_000)
+    tab.locator("#goto").blur()
+    tab.keyboard.press("0")
+    drawn(tab)
+    assert limits(tab) == [low, high]
+
+
+def test_the_window_in_the_overview_is_dragged(large, open_tab):
+    tab = open_tab(large)
+    low, high = limits(tab)
+    span = high - low
+    window(tab, low + 0.2 * span, low + 0.4 * span)
+    left, right = tab.evaluate("() => frame('overview')")
+    y = tab.evaluate("() => spot(0, 0, 'overview')[1] - 40")
+    at = left + 0.3 * (right - left)
+    tab.mouse.move(at, y)
+    tab.mouse.down()
+    tab.mouse.move(at + 0.25 * (right - left), y, steps=8)
+    tab.mouse.up()
+    drawn(tab)
+    start, end = limits(tab)
+    assert end - start == pytest.approx(0.2 * span, rel=0.02)
+    assert start == pytest.approx(low + 0.45 * span, rel=0.03)
+
+
+def test_events_are_found_chosen_and_followed(large, open_tab):
+    tab = open_tab(large)
+    tab.keyboard.press("/")
+    tab.keyboard.type("layers.3.up")
+    tab.locator("#pane li").first.wait_for()
+    assert re.fullmatch(r"[\d,]+ events", tab.locator("#found").inner_text())
+    tab.keyboard.press("Enter")
+    drawn(tab)
+    tab.locator("#pane dl").wait_for()
+    first = tab.locator("#pane dl").inner_text()
+    assert "model.layers.3.up" in first
+    tab.keyboard.press("Escape")  # leaves the field
+    tab.keyboard.press(".")
+    tab.wait_for_function("text => document.querySelector('#pane dl').innerText != text", arg=first)
+    tab.keyboard.press(",")
+    tab.wait_for_function("text => document.querySelector('#pane dl').innerText == text", arg=first)
+    before = limits(tab)
+    tab.keyboard.press("f")
+    drawn(tab)
+    assert limits(tab) != before
+    tab.wait_for_function("() => location.hash.includes('event=')")
+    address = tab.url
+    turn_to(tab, "operators")
+    assert not tab.locator("#pane").is_visible()
+    same = open_tab(address)
+    same.wait_for_function("text => document.querySelector('#pane dl')?.innerText == text", arg=first)
+    assert limits(same) == pytest.approx(limits(tab), abs=1)
+    tab.go_back()
+    tab.locator("#pane").wait_for()
+
+
+def test_a_range_is_split(large, open_tab):
+    tab = open_tab(large)
+    tab.get_by_title("Choose a range").click()
+    (left, right), y = tab.evaluate("() => frame('lanes')"), tab.evaluate("() => spot(0, 5)[1]")
+    tab.mouse.move(left + 100, y)
+    tab.mouse.down()
+    tab.mouse.move(right - 100, y, steps=6)
+    tab.mouse.up()
+    tab.locator("#pane dd").first.wait_for()
+    assert "Tensor" in tab.locator("#pane").inner_text()
+
+
+def test_notes_are_kept_for_other_tabs(view, open_tab, tmp_path):
+    path = picture.write(tmp_path / "t.parquet", picture.rows("tensor ..aaaa", scale=100), [picture.segment(0, 600)])
+    running = view(path)
+    tab = open_tab(running.address)
+    tab.mouse.click(*tab.evaluate("() => spot(400, 1)"))
+    tab.locator("#pane textarea").fill("<b>slow</b>")
+    tab.get_by_role("button", name="Save the note").click()
+    words = "() => timeline().lanes.renderers.find((r) => r.name == 'notes').data_source.data.text"
+    tab.wait_for_function(f"() => ({words})().includes('<b>slow</b>')")
+    notes = path.with_name("t.parquet.notes.json")
+    for _ in range(50):
+        if notes.exists():
+            break
+        time.sleep(0.1)
+    assert json.loads(notes.read_text()) == [{"at": 200, "text": "<b>slow</b>"}]
+    other = open_tab(running.address)
+    other.wait_for_function(f"() => ({words})().includes('<b>slow</b>')")
+
+
+def test_hostile_names_stay_text(view, open_tab, tmp_path):
+    about = dict.fromkeys(("op_name", "layer", "source", "phase", "dtype", "name"), HOSTILE)
+    events = picture.rows("tensor aaaaaaaa\n cc bbbb", {"a": {**about, "op": 0}, "b": about}, scale=100)
+    path = picture.write(
+        tmp_path / "t.parquet",
+        events,
+        [picture.segment(0, 800)],
+        {"op": [0], "op_name": [HOSTILE], "layer": [HOSTILE], "shapes": [HOSTILE]},
+        script=HOSTILE,
+        notes={HOSTILE: 1},
+    )
+    tab = open_tab(view(path).address)
+    assert HOSTILE in tab.locator("h1").inner_text()
+    assert "<img src=x onerror" in hover(tab, 400, 2)
+    tab.mouse.click(*tab.evaluate("() => spot(400, 2)"))
+    tab.locator("#pane dl").get_by_text("<img src=x onerror").first.wait_for()
+    tab.locator("#search").fill("<img")
+    tab.locator("#pane li").get_by_text("<img src=x onerror").first.wait_for()
+    for name in PAGES:
+        turn_to(tab, name)
+        if name in ("operators", "roofline"):
+            tab.locator(f"#sheet-{name} .slick-cell").get_by_text("<img src=x onerror").first.wait_for()
+    assert tab.evaluate("() => window.hacked") is None
+    assert tab.locator("img[src=x]").count() == 0
+
+
+def test_two_traces_one_below_the_other(view, open_tab, tmp_path):
+    paths = [
+        picture.write(
+            tmp_path / f"{name}.parquet", picture.rows(f"tensor {drawing}", scale=100), [picture.segment(0, 900)]
+        )
+        for name, drawing in (("before", "aaaa..bb"), ("after", "aa..bb"))
+    ]
+    tab = open_tab(view(*paths).address)
+    labels = tab.evaluate("() => timeline().state.rows.labels")
+    assert labels == [
+        "▾ before.parquet, rank 0", "Step", "Tensor", "▾ after.parquet, rank 0", "Step", "Tensor",
+    ]  # fmt: skip
+    tensor = [(round(left), row) for left, _, row, _ in tab.evaluate("() => rectangles()") if row in (2, 5)]
+    assert sorted(tensor, key=lambda at: at[::-1]) == [(0, 2), (600, 2), (0, 5), (400, 5)]
+
+
+@pytest.mark.parametrize("change", ["deleted", "written anew"])
+def test_a_trace_that_goes_is_told_once_and_no_more_is_asked(chromium, view, tmp_path, change):
+    path = synthetic_trace.write(tmp_path / "t.parquet", 20_000)
+    running = view(path)
+    tab = chromium.new_page()
+    errors, asked = [], []
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.goto(running.address)
+    tab.wait_for_function("() => Bokeh.documents[0]?.get_model_by_name('lanes').x_range.neuronprof?.drawn")
+    path.unlink() if change == "deleted" else synthetic_trace.write(path, 1000)
+    while not tab.locator("#notice").is_visible():  # the files are looked at once a second
+        tab.keyboard.press("w")
+        tab.wait_for_timeout(300)
+        tab.keyboard.press("0")
+        tab.wait_for_timeout(300)
+    says = f"{path} was {change} while it was open. Start neuronprof view again to see it."
+    tab.locator("#notice", has_text=says).wait_for()
+    tab.on("request", lambda request: asked.append(request.url))
+    for key in "wwdda0":
+        tab.keyboard.press(key)
+        tab.wait_for_timeout(50)
+    tab.locator("#search").fill("layers")
+    tab.wait_for_timeout(300)
+    assert (asked, errors) == ([], [])
+    assert tab.locator("#notice").inner_text() == says
+    tab.close()
+
+
+def test_ctrl_c_ends_it_at_once_and_the_page_says_so(chromium, view, tmp_path):
+    running = view(synthetic_trace.write(tmp_path / "t.parquet", 20_000))
+    tab = chromium.new_page()
+    tab.goto(running.address)
+    tab.wait_for_function("() => Bokeh.documents[0]?.get_model_by_name('lanes').x_range.neuronprof?.drawn")
+    code, seconds = running.interrupt()
+    assert code == 0
+    assert seconds < 2
+    tab.keyboard.press("w")
+    tab.locator("#notice", has_text="The server does not answer: it was stopped.").wait_for()
+    tab.close()

@@ -94,7 +94,9 @@ def read_three(path):
 def save_arrays(folder, table):
     """Every column but the list as a .npy file, strings as their codes; the plainest form there is."""
     folder.mkdir()
-    for name in schema.NAMES[:-1]:
+    for name in schema.NAMES:
+        if name == "deps":
+            continue
         column = table[name].combine_chunks()
         values = column.indices.fill_null(-1) if name in schema.STRINGS else column
         np.save(folder / f"{name}.npy", values.to_numpy(zero_copy_only=False))

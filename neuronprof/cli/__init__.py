@@ -10,6 +10,7 @@ from neuronprof.errors import NeuronprofError
 VERBS = {
     "record": "run a training script on a simulated machine and write its trace",
     "analyze": "find what holds a trace's steps back",
+    "explain": "say why an event took as long as it did: the formula, its numbers and their sources",
     "view": "show a trace's timeline in a browser",
     "sweep": "simulate many layouts of a training script, and say which is best and why",
     "compare-chips": "simulate a training script on several machines, with time and cost beside each other",

@@ -1,6 +1,7 @@
 """The frozen description of a chip, loaded from TOML: every number carries a unit, a provenance and a source."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
 
 from neuronprof.terms import Provenance
 
@@ -205,6 +206,14 @@ class Chip:
     eager: bool = False
     instance: str = ""  # the EC2 instance type that has it, 'p5'; '' for none
     quantities: dict[str, Quantity] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """Every number by 'section.field'; what the file leaves out is 0."""
+        sections = {f.name: getattr(self, f.name) for f in fields(self) if is_dataclass(getattr(self, f.name))}
+        return {
+            f"{name}.{f.name}": getattr(section, f.name) for name, section in sections.items() for f in fields(section)
+        }
 
     def ranks(self, lnc: int) -> int:
         """Logical NeuronCores of the chip, each of which is one rank."""

@@ -10,7 +10,7 @@ from neuronprof.graph.flops import segment_work
 from neuronprof.pipeline.options import Options
 from neuronprof.pipeline.simulated import Simulated, Simulation
 from neuronprof.progress import Progress
-from neuronprof.simulate.events import EventRows, Recorded
+from neuronprof.simulate.events import RANK_STRIDE, EventRows, Recorded
 from neuronprof.simulate.ranks import rank_rows
 from neuronprof.trace import selection
 from neuronprof.trace.writer import TraceWriter
@@ -48,7 +48,7 @@ def write_trace(recorded: "Recording", options: Options) -> Path:
                 progress.of("writing rank", done, len(roles))
                 for columns in rows.rank(rank):
                     writer.write(columns)
-            metadata = _metadata(recorded, simulated, roles, options)
+            metadata = _metadata(recorded, simulated, roles, options) | _formulas(rows, simulated.job)
             return writer.close(metadata, simulated.operators.columns, rank_rows(simulated.job, runs))
 
 
@@ -97,6 +97,20 @@ def _metadata(recorded: "Recording", simulated: Simulated, roles: dict[int, str]
             "capacity": simulated.capacity,
             "at_peak": simulated.peak,
         },
+    }
+
+
+def _formulas(rows: EventRows, job: "Job") -> dict[str, Any]:
+    """What durations were computed with, so that a trace tells of them when the chip's file and this version are gone."""
+    given = {
+        "lnc": "physical NeuronCores of a rank",
+        "ranks_on_chip": "ranks of the job on a chip, which share its HBM bandwidth",
+        "oversubscription": "how much narrower EFA is between UltraServers than what feeds it",
+    }
+    return {
+        "formulas": {name: formula.to_dict() for name, formula in rows.formulas().items()},
+        "given": {name: {"value": job.values[name], "meaning": meaning} for name, meaning in given.items()},
+        "numbering": {"rank_stride": RANK_STRIDE, "first_ids": rows.first_ids_of_runs},
     }
 
 

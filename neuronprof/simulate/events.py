@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from neuronprof import formula
+from neuronprof.formula import Formula
 from neuronprof.graph.ir import CollectiveCall, Graph, Signature, Tensor
 from neuronprof.program import QUEUE_TRACKS, Opcode, Program, Queue
+from neuronprof.simulate import priced
 from neuronprof.simulate.cluster import Run
 from neuronprof.simulate.job import Job
+from neuronprof.simulate.network import price
 from neuronprof.simulate.timing import WAITS, served_by_hbm
 from neuronprof.terms import PHASES, ROLES, Collective, Engine, Kind
 
@@ -23,6 +27,7 @@ _OPERATOR_COLUMNS = ("op", "op_name", "layer", "phase", "source", "region", "sha
 _DESCRIBING = ("op_name", "layer", "phase", "source", "region")
 
 Columns = dict[str, Any]
+Texts = tuple[np.ndarray, list[str]]  # codes (-1: none) and the words they stand for
 
 
 def _by_queue(values: dict[Queue, int]) -> np.ndarray:
@@ -96,6 +101,7 @@ class EventRows:
             programs = [r.run.stage_program(stage) for r in recorded]
             self._first_id.append([0, *np.cumsum([_most_events(p) for p in programs]).tolist()])
         self._first_collective = [0, *np.cumsum([r.run.instructions for r in recorded]).tolist()]
+        self._costs: dict[tuple[int, int], Texts] = {}  # by stage and program
 
     def count(self, rank: int) -> int:
         """Most events that a rank can have."""
@@ -106,10 +112,34 @@ class EventRows:
         for number in range(len(self._recorded)):
             yield from _RankRows(self, rank, number).batches()
 
-    def text(self, column: str, op: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    def text(self, column: str, op: np.ndarray) -> Texts:
         """A describing column of events that work for these operators (-1: none), as codes and dictionary."""
         codes, words = self._texts[column]
         return np.where(op < 0, -1, codes[op]), words
+
+    def costs(self, rank: int, number: int) -> Texts:
+        """Formula and operands of each instruction of a rank's run, as codes and dictionary."""
+        run, stage = self._recorded[number].run, self._job.stage(rank)
+        key = stage, id(run.stage_program(stage))
+        if key not in self._costs:
+            codes, words = priced.texts(run.program(rank), self._job)
+            for i, transfer in run.transfers(rank).items():
+                if transfer.cost:
+                    codes[i] = len(words)
+                    words.append(transfer.cost)
+            self._costs[key] = codes, words
+        return self._costs[key]
+
+    def formulas(self) -> dict[str, Formula]:
+        """The formulas of all events so far, by name."""
+        names = {formula.read(word)[0] for _, words in self._costs.values() for word in words}
+        known, numbers = priced.formulas(self._job.chip), self._job.chip.numbers
+        return {n: known[n] if n in known else price.formula_of(n, numbers) for n in sorted(names)}
+
+    @property
+    def first_ids_of_runs(self) -> list[list[int]]:
+        """By stage, of each run: what a rank's events are counted from, besides its number times RANK_STRIDE."""
+        return [ids[:-1] for ids in self._first_id]
 
     def first_id(self, rank: int, number: int) -> int:
         """The identifier of a rank's first event of a run."""
@@ -146,6 +176,7 @@ class _RankRows:
         self._served = np.flatnonzero(served_by_hbm(self._program))
         self._transfers = dict(sorted(self._run.transfers(rank).items()))
         self._first_id = rows.first_id(rank, number)
+        self._costs = rows.costs(rank, number)
 
     def batches(self) -> Iterator[Columns]:
         """Instructions, what HBM served, what it held, and what went over the links."""
@@ -271,6 +302,7 @@ class _RankRows:
                 "op": op,
                 "bytes": program.nbytes[rows],
                 "dtype": (program.dtype[rows], list(program.dtypes)),
+                "operands": (self._costs[0][rows], self._costs[1]),
             }
         )
 

@@ -12,7 +12,7 @@ from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.hardware.spec import Chip
 from neuronprof.program import PRODUCTS, Opcode, Program, Queue
-from neuronprof.simulate import cost
+from neuronprof.simulate import priced
 from neuronprof.simulate.job import Job
 from neuronprof.simulate.network import Network, Transfer
 from neuronprof.simulate.timing import dependency_causes, served_by_hbm
@@ -87,7 +87,7 @@ def fleet(programs: Sequence[Program], job: Job) -> Fleet:
         duration=duration,
         wire=wire,
         link=link,
-        delay=np.where(served, int(_start(job.chip) * cost.PICOSECONDS), 0),
+        delay=np.where(served, int(_start(job.chip) * priced.PICOSECONDS), 0),
         deps_ptr=np.concatenate([[0], *pointers]).astype(np.int64),
         deps=np.concatenate([p.deps + o for p, o in zip(programs, base, strict=False)]).astype(np.int32),
         causes=np.concatenate([dependency_causes(p) for p in programs]),
@@ -119,8 +119,7 @@ def _times(
     programs: Sequence[Program], job: Job, kind: np.ndarray, transfers: dict[int, Transfer]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Durations, times on the wire, and links."""
-    active = min(job.world, job.ranks_per_chip)
-    duration = np.concatenate([cost.durations(p, job.chip, job.lnc, active) for p in programs])
+    duration = np.concatenate([priced.durations(p, job) for p in programs])
     wire, link = np.zeros(len(kind), np.int64), np.full(len(kind), NO_LINK, np.int8)
     for i, transfer in transfers.items():
         if kind[i] == RECV:

@@ -1,6 +1,7 @@
 """Where a job runs: its ranks, their pipeline stages, and what makes one differ from another."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,15 @@ class Job:
     def ranks_per_chip(self) -> int:
         """Logical NeuronCores of a chip."""
         return self.chip.ranks(self.lnc)
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """What formulas of cost name besides operands: the chip's numbers and these of the job."""
+        return self.chip.numbers | {
+            "lnc": self.lnc,
+            "ranks_on_chip": min(self.world, self.ranks_per_chip),
+            "oversubscription": self.oversubscription,
+        }
 
     @property
     def ranks_a_stage(self) -> int:

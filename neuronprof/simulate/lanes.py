@@ -15,11 +15,11 @@ from itertools import pairwise
 import numpy as np
 
 from neuronprof.graph.groups import ReplicaGroup
+from neuronprof.noise import key_of, seed_of
 from neuronprof.simulate import kernels
 from neuronprof.simulate.fleet import MEET, QUEUES, Fleet
 from neuronprof.simulate.job import Job
 from neuronprof.simulate.kernels import Column, Fixed
-from neuronprof.simulate.noise import key_of, seed_of
 from neuronprof.simulate.table import Table
 
 _BLOCK = 256

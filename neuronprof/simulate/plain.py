@@ -11,7 +11,7 @@ from math import floor
 
 import numpy as np
 
-from neuronprof.simulate import noise
+from neuronprof import noise
 from neuronprof.simulate.fleet import ARRAY, FIXED, MEET, NO_LINK, RECV, SEND, SERVED, Fleet
 from neuronprof.simulate.job import Job
 from neuronprof.simulate.timing import HBM, LINK, NONE, PEER, Timing

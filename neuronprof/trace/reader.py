@@ -86,8 +86,9 @@ class TraceFile:
         chip: int | None = None,
         rank: int | None = None,
         step: int | None = None,
+        event: int | None = None,
     ) -> pa.Table:
-        """The columns `names` (all if None) of the rows with this chip, rank and step, in the order of the file.
+        """The columns `names` (all if None) of the rows with this chip, rank, step and id, in the order of the file.
 
         String columns are dictionaries, with one dictionary over all chunks.
 
@@ -96,7 +97,8 @@ class TraceFile:
             KeyError: a name that is not a column.
         """
         wanted = list(schema.select(*(schema.NAMES if names is None else names)))
-        conditions = {k: v for k, v in (("chip", chip), ("rank", rank), ("step", step)) if v is not None}
+        asked = (("chip", chip), ("rank", rank), ("step", step), ("id", event))
+        conditions = {name: value for name, value in asked if value is not None}
         pieces = [
             self._rows(part, groups, wanted, {} if exact else conditions)
             for part in self._parts
@@ -141,7 +143,10 @@ class TraceFile:
 
     def _columns_of(self, part: pq.ParquetFile, groups: list[int], names: list[str]) -> pa.Table:
         try:
-            return part.read_row_groups(groups, columns=names).select(names)
+            table = part.read_row_groups(groups, columns=names)
+            for name in set(names).difference(table.column_names):  # of a later version than the trace
+                table = table.append_column(name, pa.nulls(table.num_rows, schema.BY_NAME[name].type))
+            return table.select(names)
         except (pa.ArrowException, OSError) as error:
             raise NeuronprofError(f"{self.path} is damaged and cannot be read; record it again.") from error
 
@@ -243,5 +248,5 @@ def _metadata(text: bytes, path: Path) -> dict[str, Any]:
 
 def _check_columns(part: pq.ParquetFile, path: Path) -> None:
     present = set(part.schema_arrow.names)
-    if missing := [name for name in schema.NAMES if name not in present]:
+    if missing := [name for name in schema.NAMES if name not in present and name not in schema.LATER]:
         raise NeuronprofError(f"{path} is not a complete trace: it lacks the column {missing[0]}.")

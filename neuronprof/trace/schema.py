@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 # MAJOR: a column is removed or changes meaning; MINOR: a column is added; PATCH: wording.
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 
 _STRINGS = pa.dictionary(pa.int32(), pa.string())
 
@@ -51,12 +51,19 @@ COLUMNS = (
     Column("released_by", pa.int64(), "", "id of the event whose end let this one start; -1 for none", -1),
     Column("deps", pa.list_(pa.int64()), "", "all predecessors, as backward distances in id"),
     Column("region", _STRINGS, "", "the user's region, outer/inner; torch_neuronx.trace and torch.compile name theirs"),
+    Column(
+        "operands",
+        _STRINGS,
+        "",
+        "what the duration was computed from: a formula of the metadata and its operands; null: measured, or none",
+    ),
 )
 
 REQUIRED = ("engine", "kind", "name", "start_ts", "duration_ns")  # without these an event says nothing
 
 NAMES = tuple(c.name for c in COLUMNS)
 BY_NAME = {c.name: c for c in COLUMNS}
+LATER = ("operands",)  # columns that traces of an earlier version lack
 STRINGS = tuple(c.name for c in COLUMNS if c.type == _STRINGS)
 SORT = ("chip", "core", "engine", "queue", "start_ts")
 
@@ -68,7 +75,9 @@ ARROW = pa.schema(
 )
 
 
-METADATA_KEY = b"neuronprof"  # JSON: run, machine, mesh, segments
+# JSON: run, machine, mesh, segments; formulas: text, bounds and slowed_by of each (neuronprof.formula), given: value and meaning of what
+# they name besides operands and the machine's numbers; numbering: how ids count, for whoever needs an instruction's number.
+METADATA_KEY = b"neuronprof"
 OPERATORS_KEY = b"neuronprof.operators"  # base64 of an Arrow IPC stream: the operators table
 RANKS_KEY = b"neuronprof.ranks"  # the same: the ranks table, where it is small; else RANKS_FILE beside the parts
 RANKS_FILE = "_ranks.parquet"  # readers of folders leave out names that begin with an underscore

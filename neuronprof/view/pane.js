@@ -21,6 +21,9 @@ async function choose(shown, key, id, known) {
   bring(shown, found.event.start, found.event.start + found.event.duration)
   showEvent(shown)
   whenQuiet()
+  const why = await shown.source.why(key, id)
+  if (why && chosen.key == key && chosen.event?.id == id)
+    element("why").replaceChildren(made("h2", {}, "Why so long"), made("pre", {}, why))
 }
 
 async function neighbour(shown, step) {
@@ -66,7 +69,7 @@ function showEvent(shown) {
   const pane = element("pane")
   const facts = aboutEvent(shared, event).flatMap(([label, value]) => [made("dt", {}, label), made("dd", {}, value)])
   const foreign = shared.foreign.some(([id]) => id == event.id)
-  const parts = [made("h2", {}, title(shared, event.alike)), made("dl", {}, ...facts), ...formula(shared, event), ...code(shared, event)]
+  const parts = [made("h2", {}, title(shared, event.alike)), made("dl", {}, ...facts), made("div", {id: "why"}), ...code(shared, event)]
   if (event.released >= 0 || foreign) {
     const go = made("button", {type: "button"}, foreign ? "Released by an event of another rank" : "Released by (key [ )")
     go.addEventListener("click", () => followReleaser(shown))
@@ -90,12 +93,6 @@ function closer(shown) {
   const button = made("button", {type: "button", ariaLabel: "Close the details", style: "float:right"}, "×")
   button.addEventListener("click", () => letGo(shown))
   return button
-}
-
-// The formula behind the duration, with the numbers that went in, where the trace tells them.
-function formula(shared, event) {
-  const lines = shared.formulas?.[event.alike]
-  return lines ? [made("h2", {}, "Why so long"), made("pre", {}, lines)] : []
 }
 
 // The lines of the script around the one that caused the event.

@@ -29,6 +29,7 @@ class Served {
   neighbour(key, id, step) { return this.json("neighbour", {key, id, step}) }
   find(key, text, after, step) { return this.json("find", {key, text, after: Math.round(after), step}) }
   owner(id) { return this.json("owner", {id}) }
+  why(key, id) { return this.json("why", {key, id}) }
   sheet(name) { return this.json("sheet", {name}) }
 
   busy(key, from, to) { return this.json("busy", {key, from: Math.floor(from), to: Math.ceil(to)}) }

@@ -67,6 +67,7 @@ class Embedded {
 
   // What needs the analyzers, and what outlives the page, needs the server.
   async busy() { return null }
+  async why() { return "" }
   async notes() { return [] }
   async keepNotes() {}
 

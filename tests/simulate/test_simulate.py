@@ -15,7 +15,7 @@ from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.hardware import spec
 from neuronprof.program import Opcode, Queue
-from neuronprof.simulate import cost, lanes, plain
+from neuronprof.simulate import cost, lanes, plain, priced
 from neuronprof.simulate.cluster import Cluster, Prepared
 from neuronprof.simulate.fleet import fleet
 from neuronprof.simulate.job import Faults, Job
@@ -25,13 +25,10 @@ from neuronprof.terms import Collective
 US = 1_000_000  # picoseconds
 
 
-def operands(*row):
-    return np.array([row], np.int64)
-
-
-def one(array):
-    (value,) = array.tolist()
-    return value
+def took(name, chip=None, lnc=1, ranks_on_chip=1, **operands):
+    """Nanoseconds by a formula."""
+    job = Job(chip or toys.chip(), lnc, 1)
+    return cost.FORMULAS[name].evaluate(job.values | {"ranks_on_chip": ranks_on_chip} | operands)["seconds"] * 1e9
 
 
 class TestCosts:
@@ -39,42 +36,55 @@ class TestCosts:
 
     def test_matmul(self):
         engine = toys.chip().tensor
-        bf16, fp32, fp8 = (np.array([size]) for size in (2, 4, 1))
+        assert engine.rows == engine.columns == 128
+
+        def ns(batch, m, k, n, itemsize=2, lnc=1):
+            return took("matmul", lnc=lnc, batch=batch, M=m, K=k, N=n, itemsize=itemsize)
+
         # K 256: 2 tiles, M 128: 1 tile, N 512: 512 cycles each; 2 x 512 = 1024 ns.
-        assert one(cost.matmul(operands(1, 128, 256, 512), bf16, engine, 1)) == 1024 * 1000
+        assert ns(1, 128, 256, 512) == 1024
         # FP32 takes four passes, FP8 runs twice as fast, two cores share the tiles.
-        assert one(cost.matmul(operands(1, 128, 256, 512), fp32, engine, 1)) == 4096 * 1000
-        assert one(cost.matmul(operands(1, 128, 256, 512), fp8, engine, 1)) == 512 * 1000
-        assert one(cost.matmul(operands(2, 128, 256, 512), bf16, engine, 2)) == 1024 * 1000
+        assert ns(1, 128, 256, 512, itemsize=4) == 4096
+        assert ns(1, 128, 256, 512, itemsize=1) == 512
+        assert ns(2, 128, 256, 512, lnc=2) == 1024
         # Two cores share K, too: the gradient of a small weight, K 1024 in 8 tiles of 128 columns, is 8 x 128 / 2 = 512 ns.
-        assert one(cost.matmul(operands(1, 128, 1024, 128), bf16, engine, 2)) == 512 * 1000
+        assert ns(1, 128, 1024, 128, lnc=2) == 512
         # One moving column takes the shortest interval of 64 cycles.
-        assert one(cost.matmul(operands(1, 128, 128, 1), bf16, engine, 1)) == 64 * 1000
+        assert ns(1, 128, 128, 1) == 64
 
     def test_lanes(self):
         engine = spec.LaneEngine(clock=1e9, lanes=128, minimum=64, overhead=100, speedup_16bit=2, tile=512)
-        four, two = np.array([4]), np.array([2])
+        chip = toys.chip(vector=engine)
         # 128 x 1000 elements: 1000 cycles a lane and 100 to start; 16 bits halve the first part.
-        assert one(cost.lanes(operands(128_000, 1, 0, 0), four, engine, 1)) == 1100 * 1000
-        assert one(cost.lanes(operands(128_000, 1, 0, 0), two, engine, 1)) == 600 * 1000
+        assert took("vector", chip, elements=128_000, passes=1, itemsize=4) == 1100
+        assert took("vector", chip, elements=128_000, passes=1, itemsize=2) == 600
         # Ten elements take the minimum.
-        assert one(cost.lanes(operands(10, 1, 0, 0), four, engine, 1)) == 164 * 1000
+        assert took("vector", chip, elements=10, passes=1, itemsize=4) == 164
 
     def test_dma_takes_the_slower_of_engines_and_hbm(self):
         chip = toys.chip()
         # 1 MB at 1 TB/s of HBM is 1 us; four ranks on the chip share it.
-        assert one(cost.dma(operands(10**6, 8192, 0, 0), chip, 1, 1)) == US
-        assert one(cost.dma(operands(10**6, 8192, 0, 0), chip, 1, 4)) == 4 * US
+        assert took("dma", bytes=10**6, piece=8192) == 1000
+        assert took("dma", ranks_on_chip=4, bytes=10**6, piece=8192) == 4000
         slow = replace(chip, dma=replace(chip.dma, bandwidth=1e10, efficiency_256=0.5))
         # 16 engines x 10 GB/s = 160 GB/s: 6.25 us; in pieces of 256 bytes half of that.
-        assert one(cost.dma(operands(10**6, 8192, 0, 0), slow, 1, 1)) == 6_250_000
-        assert one(cost.dma(operands(10**6, 256, 0, 0), slow, 1, 1)) == 12_500_000
+        assert took("dma", slow, bytes=10**6, piece=8192) == 6250
+        assert took("dma", slow, bytes=10**6, piece=256) == 12_500
 
-    def test_dma_efficiency_is_interpolated_and_falls_below_the_smallest_size(self):
-        dma = spec.Dma(16, 1e12, 1e-6, 0.1, 0.3, 0.5, 0.8, 1.0)
-        sizes = np.array([16, 64, 128, 256, 1024, 4096, 1 << 20])
-        # 128 lies halfway between 64 and 256 in log2, 1024 halfway between 512 and 2048; 16 is a quarter of 64.
-        np.testing.assert_allclose(cost.dma_efficiency(sizes, dma), [0.025, 0.1, 0.2, 0.3, 0.65, 1.0, 1.0])
+    def test_a_program_is_priced_opcode_by_opcode(self):
+        builder = ProgramBuilder()
+        builder.launch(0)
+        builder.add(Opcode.DMA_LOAD, Queue.DMA_WEIGHTS, 0, (10**6, 8192, 0, 0))
+        builder.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 128, 256, 512), dtype="bfloat16")
+        builder.add(Opcode.HOST_SYNC, Queue.HOST, 0, (0, 0, 0, 0))
+        builder.add(Opcode.MATMUL, Queue.TENSOR, 0, (1, 128, 128, 1), dtype="float32")
+        program, job = builder.finish([], {}), Job(toys.chip(), 1, 1)
+        assert priced.durations(program, job).tolist() == [100 * US, US, 1024_000, 0, 4 * 64_000]
+        codes, words = priced.texts(program, job)
+        assert [words[c] if c >= 0 else None for c in codes] == [
+            "launch", "dma bytes=1000000 piece=8192", "matmul batch=1 M=128 K=256 N=512 itemsize=2", None,
+            "matmul batch=1 M=128 K=128 N=1 itemsize=4",
+        ]  # fmt: skip
 
 
 def rows(program, timing):

@@ -10,7 +10,7 @@ DESIGN = (
 
 
 def test_the_columns_are_those_of_the_design():
-    assert " ".join(schema.NAMES) == f"{DESIGN} region"
+    assert " ".join(schema.NAMES) == f"{DESIGN} region operands"
 
 
 def test_every_column_says_what_it_means():

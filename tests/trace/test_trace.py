@@ -51,7 +51,7 @@ def test_every_column_comes_back(tmp_path):
         "layer": pa.array(["fc1", "fc1"]).dictionary_encode(), "phase": "forward", "source": "train.py:3", "bytes": np.array([0, 64]),
         "flops": np.array([128, 0]), "dtype": "bfloat16", "collective": -1, "replica_group": None, "algorithm": None,
         "released_by": np.array([-1, 7]), "deps": (np.array([0, 0, 2]), np.array([2, 5])),
-        "region": [None, "loss/head"],
+        "region": [None, "loss/head"], "operands": ["matmul M=3", None],
     }  # fmt: skip
     path = write(tmp_path / "trace.parquet", given)
     expected = {
@@ -60,7 +60,7 @@ def test_every_column_comes_back(tmp_path):
         "wait_for": ["data", None], "op": [4, -1], "op_name": ["aten.mm", None], "layer": ["fc1", "fc1"], "phase": ["forward", "forward"],
         "source": ["train.py:3", "train.py:3"], "bytes": [0, 64], "flops": [128, 0], "dtype": ["bfloat16", "bfloat16"],
         "collective": [-1, -1], "replica_group": [None, None], "algorithm": [None, None], "released_by": [-1, 7], "deps": [[], [2, 5]],
-        "region": [None, "loss/head"],
+        "region": [None, "loss/head"], "operands": ["matmul M=3", None],
     }  # fmt: skip
     table = open_trace(path).columns()
     assert table.to_pydict() == expected
@@ -73,7 +73,7 @@ def test_missing_columns_get_their_defaults(tmp_path):
         "id": 1, "step": 0, "chip": 0, "core": 0, "rank": 0, "engine": "tensor", "queue": 0, "kind": "compute", "name": "MATMUL",
         "start_ts": 50, "duration_ns": 5, "wait_ns": 0, "wait_for": None, "op": -1, "op_name": None, "layer": None, "phase": None,
         "source": None, "bytes": 0, "flops": 0, "dtype": None, "collective": -1, "replica_group": None, "algorithm": None,
-        "released_by": -1, "deps": None, "region": None,
+        "released_by": -1, "deps": None, "region": None, "operands": None,
     }  # fmt: skip
 
 
@@ -335,6 +335,14 @@ def rewritten(path, columns, metadata):
     pq.write_table(table.replace_schema_metadata({"neuronprof": metadata}), path)
 
 
+def test_a_trace_of_an_earlier_version_lacks_what_came_later(tmp_path):
+    path = write(tmp_path / "trace.parquet", batch(0))
+    names = [name for name in schema.NAMES if name != "operands"]
+    rewritten(path, names, json.dumps({"schema_version": "1.0.0"}))
+    table = open_trace(path).columns(["name", "operands"])
+    assert table["operands"].null_count == table.num_rows > 0
+
+
 def no_trace(path, bad):
     write(path, batch(0), batch(50), rows_per_part=3 if bad.startswith("part") else 100)
     version = json.dumps({"schema_version": schema.VERSION})
@@ -373,7 +381,7 @@ def no_trace(path, bad):
             "{} is a Parquet file but not a neuronprof trace: it has no neuronprof metadata; record one with neuronprof record.",
         ),
         ("no columns", "{} is not a complete trace: it lacks the column step."),
-        ("newer", "{} has trace schema 2.0.0, this neuronprof reads 1.0.0; install a newer neuronprof."),
+        ("newer", "{} has trace schema 2.0.0, this neuronprof reads 1.1.0; install a newer neuronprof."),
         ("no version", "{} has unreadable neuronprof metadata; record it again."),
         ("no json", "{} has unreadable neuronprof metadata; record it again."),
         ("part truncated", "{}: its part part-00000.parquet is truncated or damaged; record it again."),

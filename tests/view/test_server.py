@@ -61,6 +61,11 @@ def test_the_page_and_its_questions(served):
     assert json.loads(served("/ask/busy?key=0/3&from=0&to=60")[1]) == [
         {"name": "Tensor", "colour": "#0072b2", "share": "66.7 %", "time": "40 ns"}
     ]
+    # The first event of rank 3 was drawn, so that nothing is computed of it.
+    assert json.loads(served("/ask/why?key=0/3&id=0")[1]) == (
+        "It took 40 ns. Measured, not computed: the trace comes from\n"
+        "elsewhere, and no formula of ours stands behind its durations."
+    )
     assert served("/ask/nothing")[0] == 404
     assert served("/ask/busy?key=0/3&from=60&to=0")[0] == 400
     assert served("/ask/window?key=0/7&level=0&from=0&to=9")[0] == 400

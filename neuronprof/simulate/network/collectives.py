@@ -6,14 +6,17 @@ from functools import cache
 
 import numpy as np
 
+from neuronprof import formula
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.hardware.spec import Link
-from neuronprof.simulate.cost import PICOSECONDS
 from neuronprof.simulate.job import Job
+from neuronprof.simulate.network import price
 from neuronprof.simulate.network.algorithms import Motion, Ranks
 from neuronprof.simulate.network.placement import Distances, Placement, place
+from neuronprof.simulate.network.price import Part
+from neuronprof.simulate.priced import PICOSECONDS
 from neuronprof.terms import Algorithm, Collective, Engine
 
 # What a hierarchical collective does inside an UltraServer (False) and between them (True), and whether with all of the message or with
@@ -40,7 +43,8 @@ class Transfer:
     """A collective on the links.
 
     picoseconds: from the last rank's arrival to the end; neuronlink, efa: bytes that a rank, on average, sends on each. wire: the part of
-    picoseconds in which `link` is occupied; the rest is latency and what moves inside chips.
+    picoseconds in which `link` is occupied; the rest is latency and what moves inside chips. cost: the formula's name and operands, as
+    events have them ('': it takes no time of its own).
     """
 
     picoseconds: int
@@ -49,21 +53,17 @@ class Transfer:
     efa: int = 0
     wire: int = 0
     link: Engine = Engine.NEURONLINK
+    cost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Phase:
-    """A collective on one kind of link: seconds that do not depend on others, seconds on the wire, and bytes that a rank sends."""
+    """A collective on one kind of link: its algorithm, what it costs, and bytes that a rank sends."""
 
     algorithm: Algorithm
-    fixed: float
-    wire: float
+    part: Part
     sent: float
     between: bool
-
-    @property
-    def seconds(self) -> float:
-        return self.fixed + self.wire
 
 
 def check(algorithm: str | None, oversubscription: float) -> None:
@@ -122,43 +122,58 @@ class Network:
         ranks, link = (servers, self._job.chip.efa) if between else (inside, self._job.chip.neuronlink)
         motions = ranks.motions(kind, nbytes, link)
         wanted = [m for m in motions if m.algorithm == self._job.algorithm] or motions
-        share = placement.sharing * uneven * (self._job.oversubscription if between else 1.0)
+        share = placement.sharing * uneven
         own = 0.0 if kind is Collective.BARRIER or between else nbytes / len(ranks)
         return min(
-            (phase for motion in wanted for phase in _priced(motion, link, share, own, between)),
-            key=lambda p: p.seconds,
+            (phase for motion in wanted for phase in self._priced(motion, link, share, own, between)),
+            key=lambda p: p.part.fixed + p.part.wire,
         )
 
+    def _priced(self, motion: Motion, link: Link, share: float, own: float, between: bool) -> Iterable[_Phase]:
+        """A motion in the ordinary protocol and, where there is one, in the quick one. own: bytes that a rank moves to its own result."""
+        beside, after = (0.0, motion.local + own) if motion.in_turn else (motion.local, own)
+        operands = {"hops": motion.hops, "carried": motion.carried, "sharing": share, "beside": beside, "after": after}
+        protocols = [""]
+        if motion.algorithm is Algorithm.IN_SWITCH:
+            protocols = [price.IN_SWITCH]
+        elif link.quick_start:
+            protocols.append(price.QUICK)
+        for protocol in protocols:
+            name = ("efa" if between else "neuronlink") + protocol
+            part = price.part(name, self._job.chip.numbers, operands, self._job.oversubscription)
+            yield _Phase(motion.algorithm, part, motion.sent, between)
+
     def _composed(self, phases: list[_Phase]) -> Transfer:
-        """Phases one after another; where a message is cut into pieces, one piece's phases run beside the next one's."""
-        pieces = max(1.0, self._job.chip.efa.pieces)
-        wires = [p.wire for p in phases]
-        wire = sum(wires) / pieces + max(wires) * (1 - 1 / pieces)
+        """Phases one after another."""
         sent = {b: round(sum(p.sent for p in phases if p.between is b)) for b in (False, True)}
         algorithm = Algorithm.HIERARCHICAL if len(phases) > 1 else phases[0].algorithm
-        return _transfer(algorithm, sum(p.fixed for p in phases), wire, sent[False], sent[True])
+        return self._transfer(algorithm, *price.composed([p.part for p in phases]), (sent[False], sent[True]))
 
     def _messages(self, sources: np.ndarray, targets: np.ndarray, nbytes: int, groups: float) -> Transfer:
-        """A message from each source to its target, all at once; groups: that many such sets share each chip's links.
-
-        A message has no steps between which it could stand, so the quick protocol's start and the ordinary one's bandwidth are taken.
-        """
-        job, near, far = self._job, self._job.chip.neuronlink, self._job.chip.efa
+        """A message from each source to its target, all at once; groups: that many such sets share each chip's links."""
+        job, domain = self._job, int(self._job.chip.neuronlink.domain)
         one, other = sources // job.ranks_per_chip, targets // job.ranks_per_chip
-        outside = one // int(near.domain) != other // int(near.domain)
+        outside = one // domain != other // domain
         crossing = (one != other) & ~outside
-        hops = int(self._distances.hops(one, other)[crossing].max(initial=1))
-        fixed, wire = (near.quick_start or near.start) + hops * near.latency, 0.0
-        if crossing.any():
-            wire = _busiest(one[crossing]) * groups * nbytes * hops / (near.bandwidth * near.efficiency)
-        if outside.any():
-            rate = far.bandwidth * far.efficiency / job.oversubscription
-            fixed = (far.quick_start or far.start) + far.latency
-            wire = max(wire, _busiest(one[outside]) * groups * nbytes / rate)
-        if near.local_bandwidth and not (crossing | outside).all():
-            fixed += max(0.0, nbytes / near.local_bandwidth - wire)
-        sent = [round(nbytes * float(where.mean())) for where in (crossing, outside)]
-        return _transfer(Algorithm.MESH, fixed, wire, *sent)
+        operands = {
+            "bytes": nbytes,
+            "hops": int(self._distances.hops(one, other)[crossing].max(initial=1)),
+            "near": _busiest(one[crossing]) * groups,
+            "far": _busiest(one[outside]) * groups,
+            "beside": 0 if (crossing | outside).all() else nbytes,
+        }
+        sent = round(nbytes * float(crossing.mean())), round(nbytes * float(outside.mean()))
+        return self._transfer(Algorithm.MESH, price.MESSAGE, operands, sent)
+
+    def _transfer(self, algorithm: Algorithm, name: str, operands: dict[str, float], sent: tuple[int, int]) -> Transfer:
+        """sent: bytes of a rank over NeuronLink and over EFA."""
+        numbers = self._job.chip.numbers
+        found = price.formula_of(name, numbers).evaluate(self._job.values | operands)
+        total, wire = (round(found[line] * PICOSECONDS) for line in (formula.RESULT, price.WIRE))
+        link = Engine.EFA if sent[1] else Engine.NEURONLINK
+        return Transfer(
+            max(1, total), algorithm, *sent, min(max(1, total), wire), link, formula.written(name, operands)
+        )
 
 
 def _parts(kind: Collective, call: CollectiveCall, placement: Placement) -> Iterable[tuple[Collective, int, bool]]:
@@ -170,32 +185,6 @@ def _parts(kind: Collective, call: CollectiveCall, placement: Placement) -> Iter
     return [(part, -(-nbytes // inside) if shard else nbytes, between) for part, between, shard in _PHASES[kind]]
 
 
-def _priced(motion: Motion, link: Link, share: float, own: float, between: bool) -> Iterable[_Phase]:
-    """A motion in the ordinary protocol and, where there is one, in the quick one. own: bytes that a rank moves to its own result."""
-    local, copied = (b / link.local_bandwidth if link.local_bandwidth else 0.0 for b in (motion.local, own))
-    efficiency = link.in_switch_efficiency if motion.algorithm is Algorithm.IN_SWITCH else link.efficiency
-    protocols = [(link.start, efficiency)]
-    if link.quick_start and motion.algorithm is not Algorithm.IN_SWITCH:
-        protocols.append((link.quick_start, link.quick_efficiency))
-    for start, reached in protocols:
-        wire = motion.carried * share / (link.bandwidth * reached)
-        beside = local if motion.in_turn else max(0.0, local - wire)
-        fixed = (start + motion.hops * link.latency if motion.hops else 0.0) + beside + copied
-        yield _Phase(motion.algorithm, fixed, wire, motion.sent, between)
-
-
 def _busiest(chips: np.ndarray) -> int:
-    """Messages of the chip that sends most."""
-    return int(np.unique(chips, return_counts=True)[1].max())
-
-
-def _transfer(algorithm: Algorithm, fixed: float, wire: float, neuronlink: int, efa: int) -> Transfer:
-    total = max(1, round((fixed + wire) * PICOSECONDS))
-    return Transfer(
-        total,
-        algorithm,
-        neuronlink,
-        efa,
-        min(total, round(wire * PICOSECONDS)),
-        Engine.EFA if efa else Engine.NEURONLINK,
-    )
+    """Messages of the chip that sends most; 0 where none does."""
+    return int(np.unique(chips, return_counts=True)[1].max(initial=0))

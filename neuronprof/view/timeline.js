@@ -31,7 +31,7 @@ class Timeline {
     if (this.pending)
       return
     this.pending = true
-    requestAnimationFrame(async () => {
+    queueMicrotask(async () => {
       try {
         await this.load(this.models.rank.value.split(","))
         await this.draw()

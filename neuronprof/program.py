@@ -13,9 +13,11 @@ class Opcode(IntEnum):
     """Instructions, with what their four operands mean.
 
     MATMUL: batch, stationary (M), contraction (K), moving (N). ACTIVATE (scalar), TENSOR_TENSOR (two inputs), TENSOR_SCALAR (one input),
-    TENSOR_REDUCE (vector), CUSTOM_OP (gpsimd): elements, passes over them, 0, 0. DMA opcodes: bytes, contiguous bytes of it, Access, 0.
-    ATTENTION, ATTENTION_BACKWARD (fused, of chips that run kernels): as MATMUL, the batch counts all products over all heads.
-    COLLECTIVE, SEND, RECV: bytes of one rank's message, ranks, 0, 0. LAUNCH (host): 1 for a single kernel, 0, 0, 0. HOST_SYNC: 0, 0, 0, 0.
+    TENSOR_REDUCE (vector), CUSTOM_OP (gpsimd): elements, passes over them, 1 for one that follows another of its row without a start of
+    its own, 0. MATMUL_TILE, LDWEIGHTS (single instructions of an operator in detail): PE arrays side by side, M, K, N of each. DMA
+    opcodes: bytes, contiguous bytes of it, Access, 0. ATTENTION, ATTENTION_BACKWARD (fused, of chips that run kernels): as MATMUL, its
+    batch counts all products over all heads. COLLECTIVE, SEND, RECV: bytes of one rank's message, ranks, 0, 0. LAUNCH (host): 1 for a
+    single kernel, 0, 0, 0. HOST_SYNC: 0, 0, 0, 0.
     """
 
     MATMUL = 0
@@ -38,6 +40,8 @@ class Opcode(IntEnum):
     RECV = 17
     ATTENTION = 18
     ATTENTION_BACKWARD = 19
+    MATMUL_TILE = 20
+    LDWEIGHTS = 21
 
 
 class Access(IntEnum):
@@ -48,7 +52,7 @@ class Access(IntEnum):
     IRREGULAR = 2
 
 
-PRODUCTS = (Opcode.MATMUL, Opcode.ATTENTION, Opcode.ATTENTION_BACKWARD)
+PRODUCTS = (Opcode.MATMUL, Opcode.MATMUL_TILE, Opcode.ATTENTION, Opcode.ATTENTION_BACKWARD)
 DMA_OPCODES = (Opcode.DMA_LOAD, Opcode.DMA_STORE, Opcode.SPILL_SAVE, Opcode.SPILL_RELOAD, Opcode.DMA_GATHER,
                Opcode.COPY_TO_DEVICE, Opcode.COPY_TO_HOST)  # fmt: skip
 
@@ -57,7 +61,7 @@ class Queue(IntEnum):
     """The in-order queues of one logical NeuronCore: the engines, DMA rings by what they carry, streams of collectives, the host.
 
     CC: collectives that the next operators wait for; CC_GATHER: weights gathered ahead of their use; CC_REDUCE: gradients reduced behind
-    backward; CC_SEND, CC_RECV: what pipeline stages send each other.
+    backward; CC_SEND, CC_RECV: what pipeline stages send each other. WEIGHTS: loads the next stationary tile while the PE array works.
     """
 
     TENSOR = 0
@@ -74,6 +78,7 @@ class Queue(IntEnum):
     CC_SEND = 11
     CC_RECV = 12
     HOST = 13
+    WEIGHTS = 14
 
 
 QUEUE_TRACKS: dict[Queue, tuple[Engine, int]] = {
@@ -91,6 +96,7 @@ QUEUE_TRACKS: dict[Queue, tuple[Engine, int]] = {
     Queue.CC_SEND: (Engine.CC, 3),
     Queue.CC_RECV: (Engine.CC, 4),
     Queue.HOST: (Engine.HOST, 0),
+    Queue.WEIGHTS: (Engine.TENSOR, 1),
 }
 
 

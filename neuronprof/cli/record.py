@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RANKS",
         help="ranks to write in full: all, representatives, or numbers as 0,5,17-32 (default: all while they are few)",
     )
+    parser.add_argument(
+        "--detail",
+        default="",
+        metavar="instruction[:PATTERN]",
+        help="write single instructions, tile by tile, of the operators or layers that match, or of all while they are few",
+    )
     _add_machine(parser.add_argument_group("machine").add_argument)
     add_script(parser.add_argument_group("script").add_argument)
     _add_layout(parser.add_argument_group("layout of a script for one device").add_argument)
@@ -136,7 +142,7 @@ def _launched(args: argparse.Namespace) -> tuple[str, tuple[str, ...], dict[str,
 
 # Options that are called and mean the same in pipeline.Options.
 _AS_THEY_ARE = (
-    "trace_ranks", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed",
+    "trace_ranks", "detail", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed",
     "dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "even_stages",
     "recompute", "fp8", "eager", "collective_algorithm", "oversubscription",
 )  # fmt: skip

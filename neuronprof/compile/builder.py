@@ -25,6 +25,7 @@ class ProgramBuilder:
     deps: list[int] = field(default_factory=list)
     deps_space: list[bool] = field(default_factory=list)
     collectives: dict[int, CollectiveCall] = field(default_factory=dict)
+    flops: dict[int, int] = field(default_factory=dict)  # of instructions whose operands do not say how many
     _dtypes: dict[str, int] = field(default_factory=dict)
     _launch: int = -1
     _launched: set[int] = field(default_factory=set)
@@ -71,6 +72,12 @@ class ProgramBuilder:
     def finish(self, memory: list[tuple[int, int, int]], unknown: dict[str, int], operators: int = 0) -> Program:
         """The Program of all rows added so far; memory, unknown and operators as Program has them."""
         opcode, operands = np.array(self.opcode, np.int8), np.array(self.operands, np.int64).reshape(-1, 4)
+        flops = np.select(
+            [np.isin(opcode, PRODUCTS), np.isin(opcode, _COMPUTES)],
+            [2 * operands.prod(axis=1), operands[:, 0] * operands[:, 1]],
+            0,
+        )
+        flops[list(self.flops)] = list(self.flops.values())
         return Program(
             opcode=opcode,
             queue=np.array(self.queue, np.int8),
@@ -78,11 +85,7 @@ class ProgramBuilder:
             dtype=np.array(self.dtype, np.int8),
             operands=operands,
             nbytes=np.where(np.isin(opcode, _MOVES), operands[:, 0], 0),
-            flops=np.select(
-                [np.isin(opcode, PRODUCTS), np.isin(opcode, _COMPUTES)],
-                [2 * operands.prod(axis=1), operands[:, 0] * operands[:, 1]],
-                0,
-            ),
+            flops=flops,
             deps_ptr=np.array(self.deps_ptr, np.int64),
             deps=np.array(self.deps, np.int32),
             deps_space=np.array(self.deps_space, bool),

@@ -7,9 +7,9 @@ import numpy as np
 
 from neuronprof.compile import levels
 from neuronprof.compile.fuse import Group, fuse
+from neuronprof.compile.instructions import Instructions
 from neuronprof.compile.kernels import Kernels
 from neuronprof.compile.plan import plan
-from neuronprof.compile.tiled import Tiled
 from neuronprof.graph.ir import Graph
 from neuronprof.graph.ops import OpKind, work
 from neuronprof.hardware.spec import Chip
@@ -45,12 +45,16 @@ def compile_graph(graph: Graph, chip: Chip, lnc: int) -> Program:
     return lower(graph, chip, lnc).program_of(graph)
 
 
-def lower(graph: Graph, chip: Chip, lnc: int) -> Lowered:
-    """The instructions of one segment's graph."""
+def lower(graph: Graph, chip: Chip, lnc: int, detailed: frozenset[int] = frozenset()) -> Lowered:
+    """The instructions of one segment's graph. detailed: operators of which single instructions are wanted, tile by tile.
+
+    Raises:
+        NeuronprofError: these are too many.
+    """
     works = [work(s) for s in graph.signatures]
     groups = fuse(graph, works, into_products=chip.kernels is None, chains=not chip.eager)
     plans = plan(graph, groups, chip.memory.sbuf * lnc)
-    lowering = Kernels(graph, works, chip) if chip.kernels else Tiled(graph, works, chip, lnc)
+    lowering = Kernels(graph, works, chip) if chip.kernels else Instructions(graph, works, chip, lnc, detailed)
     # A host that waits for a result launches what follows only then; one that never waits launches ahead of the device. The first launch
     # of a step is due to the last sync of the step before, which is the same.
     lowering.sync = next((g.ops[0] for g in reversed(groups) if g.kind is OpKind.HOST_SYNC), None)

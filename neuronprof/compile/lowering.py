@@ -10,6 +10,8 @@ from neuronprof.graph.ops import OpKind, Work
 from neuronprof.program import Opcode, Queue
 from neuronprof.terms import Collective
 
+Pass = tuple[Opcode, Queue, int, int]  # opcode, queue, operator, elements
+
 _STREAMS = (Queue.CC, Queue.CC_GATHER, Queue.CC_REDUCE)
 
 
@@ -84,8 +86,11 @@ class Lowering(ABC):
     def _compute(self, group: Group, entry: GroupPlan) -> None:
         """Appends the instructions of a group of operators that compute."""
 
-    def _passes(self, group: Group) -> list[tuple[Opcode, Queue, int, int]]:
-        """Work of the vector, scalar and gpsimd engines as (opcode, queue, operator, elements), one entry an opcode."""
+    def _passes(self, group: Group) -> list[Pass]:
+        """Work of the vector, scalar and gpsimd engines, one entry an opcode."""
+        return self._passes_of(group.ops)
+
+    def _passes_of(self, ops: list[int]) -> list[Pass]:
         merged: dict[tuple[Opcode, Queue], tuple[int, int]] = {}
 
         def note(opcode: Opcode, queue: Queue, op: int, elements: int) -> None:
@@ -93,7 +98,7 @@ class Lowering(ABC):
                 lead, before = merged.get((opcode, queue), (op, 0))
                 merged[opcode, queue] = (lead, before + elements)
 
-        for op in group.ops:
+        for op in ops:
             cost = self.works[self.graph.signature[op]]
             vector = (
                 Opcode.TENSOR_REDUCE

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from neuronprof.compile import tile
 from neuronprof.compile.fuse import Group
-from neuronprof.compile.lowering import Lowering
+from neuronprof.compile.lowering import Lowering, Pass
 from neuronprof.compile.plan import RESIDENT_SHARE, GroupPlan, Move
 from neuronprof.graph.ir import Graph
 from neuronprof.graph.ops import Gemm, OpKind, Work
@@ -19,16 +19,18 @@ _FROM_WEIGHTS_RING = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 
 
 @dataclass(frozen=True, slots=True)
-class _Share:
+class Share:
     """The number-th of count tiles, and its part of a whole; the parts add up to the whole."""
 
     number: int
     count: int
 
     def of(self, whole: int) -> int:
+        """Its part of a number."""
         return whole * (self.number + 1) // self.count - whole * self.number // self.count
 
     def among(self, parts: list[Gemm]) -> list[Gemm]:
+        """Its parts of a list."""
         return parts[len(parts) * self.number // self.count : len(parts) * (self.number + 1) // self.count]
 
 
@@ -85,7 +87,7 @@ class Tiled(Lowering):
         tiles: list[int] = []
         loaded: list[int] = []
         for i in range(count):
-            share = _Share(i, count)
+            share = Share(i, count)
             held = min(share.of(total), int(self.working / tile.IN_FLIGHT))
             space = self._make_room(held)
             # Queues run in order: what the first tile waits for, the others have behind them.
@@ -155,7 +157,7 @@ class Tiled(Lowering):
                 rings.append(ring)
         return rings
 
-    def _move(self, ring: "_Ring", op: int, share: "_Share", data: Iterable[int], space: Iterable[int]) -> int:
+    def _move(self, ring: "_Ring", op: int, share: Share, data: Iterable[int], space: Iterable[int]) -> int:
         """One tile's DMA on a ring. A piece is a run in HBM, cut over the 128 partitions of SBUF."""
         nbytes = share.of(ring.nbytes)
         piece = ring.run if ring.opcode is Opcode.DMA_GATHER else min(ring.run, nbytes // self.partitions)
@@ -175,8 +177,8 @@ class Tiled(Lowering):
     def _engines(
         self,
         gemms: list[tuple[int, Gemm]],
-        passes: list[tuple[Opcode, Queue, int, int]],
-        share: "_Share",
+        passes: list[Pass],
+        share: Share,
         ready: set[int],
         tiles: list[int],
     ) -> int:

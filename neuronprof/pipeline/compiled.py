@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from neuronprof.distribute.plan import StagePlan
     from neuronprof.graph.ir import Buffer, CollectiveCall, Graph, Signature
     from neuronprof.hardware.spec import Chip
+    from neuronprof.pipeline.detail import Detail
     from neuronprof.program import Program
     from neuronprof.simulate.events import Operators
 
@@ -34,9 +35,10 @@ class Compiled:
 
 
 class Compiler:
-    """Compiles chunks for one logical NeuronCore of a chip."""
+    """Compiles chunks for one logical NeuronCore of a chip. detail: operators of which single instructions are wanted."""
 
-    def __init__(self, chip: "Chip", lnc: int) -> None:
+    def __init__(self, chip: "Chip", lnc: int, detail: "Detail | None" = None) -> None:
+        self._detail = detail
         self._chip = chip
         self._lnc = lnc
         self._signatures: dict[Signature, int] = {}
@@ -73,8 +75,11 @@ class Compiler:
 
     def _compiled(self, graph: "Graph") -> "Program":
         touched, rest = self._content(graph)
+        detailed = self._detail.operators(graph) if self._detail else frozenset[int]()
+        if detailed:  # layers that are alike but for their names need not be alike in this
+            touched += repr(sorted(detailed)).encode()
         if touched not in self._lowered:
-            self._lowered[touched] = lower(graph, self._chip, self._lnc)
+            self._lowered[touched] = lower(graph, self._chip, self._lnc, detailed)
         if (touched, rest) not in self._chunks:
             self._chunks[touched, rest] = self._lowered[touched].program_of(graph)
         return self._chunks[touched, rest]

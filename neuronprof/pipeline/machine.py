@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
+from neuronprof.pipeline.detail import Detail
 from neuronprof.pipeline.options import Options
 from neuronprof.simulate import network
 
@@ -15,12 +16,14 @@ def check(options: Options) -> None:
     """Refuses what no script can change, before one runs.
 
     Raises:
-        NeuronprofError: a chip, a layout, a number of ranks or a collective algorithm that does not exist.
+        NeuronprofError: a chip, a layout, a number of ranks, a detail or a collective algorithm that does not exist.
     """
     chip = load_chip(options.chip)
     layout = options.layout()
     layout.validate()
     check_world(chip, cores_a_rank(chip, options.lnc), max(layout.world, options.world_size or 1))
+    if options.detail:
+        Detail.of(options.detail, chip)
     network.check(options.collective_algorithm, options.oversubscription)
 
 

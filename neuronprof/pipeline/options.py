@@ -16,6 +16,7 @@ class Options:
     """How a job is recorded, laid out and simulated.
 
     output: path of the trace; trace_ranks: which ranks it holds in full (None: all, or representatives where that is too much).
+    detail: 'instruction', or 'instruction:PATTERN' of operators or layers, for single instructions tile by tile ('': none).
     chip: name or TOML file; lnc: physical cores in a logical one (None: the chip's default); allow_oom: simulate what does not fit.
     values: real, none or auto; steps, warmup: training steps to keep and to skip (steps None: three, and the script runs on to its end);
     run_on: let the script run on after `steps`; module: the script is a module's name, as for `python -m`.
@@ -28,6 +29,7 @@ class Options:
 
     output: str | Path = "trace.parquet"
     trace_ranks: str | None = None
+    detail: str = ""
     chip: str = "trainium4"
     lnc: int | None = None
     allow_oom: bool = False

@@ -13,6 +13,7 @@ from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 from neuronprof.hardware.spec import Chip
 from neuronprof.pipeline.compiled import Compiled, Compiler
+from neuronprof.pipeline.detail import Detail
 from neuronprof.pipeline.machine import check_world, cores_a_rank
 from neuronprof.pipeline.options import Options
 from neuronprof.progress import Progress
@@ -69,7 +70,8 @@ class Simulation:
         self.notes: dict[str, int] = {}
         self.job, self.mesh = _job(recording, options)
         self.capacity = int(self.job.chip.package.hbm_capacity) // self.job.ranks_per_chip
-        compiler = Compiler(self.job.chip, self.job.lnc)
+        detail = Detail.of(options.detail, self.job.chip) if options.detail else None
+        compiler = Compiler(self.job.chip, self.job.lnc, detail)
         plans: dict[bytes, tuple[StagePlan, ...]] = {}
         done: dict[int, Compiled] = {}
         self.compiled: list[tuple[Segment, Compiled]] = []
@@ -83,6 +85,8 @@ class Simulation:
             if id(stages) not in done:
                 done[id(stages)] = compiler.compile(stages, self.operators)
             self.compiled.append((segment, done[id(stages)]))
+        if detail:
+            detail.check(chunk for _, c in self.compiled for chunks in c.chunks for chunk in chunks)
         fullest = (peak_levels(p) for _, c in self.compiled for p in {id(p): p for p in c.programs}.values())
         self.peak = max(fullest, key=lambda levels: sum(levels.values()))
         if not options.allow_oom:

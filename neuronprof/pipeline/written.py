@@ -91,6 +91,7 @@ def _metadata(recorded: "Recording", simulated: Simulated, roles: dict[int, str]
         "degraded_links": {str(chip): share for chip, share in faults.links.items()},
         "late_hosts": {str(host): seconds for host, seconds in faults.late_hosts.items()},
         "layout": _layout(options),
+        "detail": options.detail,
         "segments": _segments(simulated),
         "memory_fit": {
             "peak": sum(simulated.peak.values()),

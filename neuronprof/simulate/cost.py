@@ -24,14 +24,30 @@ _MATMUL = Formula(
     ("slow_chips", "throttled", "jitter"),
 )
 
+# One MATMUL of an operator in detail, on `arrays` PE arrays side by side: N cycles, at least interval_min; FP32 takes fp32_passes times as
+# long, and FP8 contracts fp8_speedup times as many rows at once, which its K says.
+_MATMUL_TILE = Formula(
+    """
+    passes = tensor.fp32_passes if itemsize >= 4 else 1
+    seconds = max(N, tensor.interval_min) * passes / tensor.clock
+    """,
+    {"compute": "N", "latency": "tensor.interval_min"},
+    ("slow_chips", "throttled", "jitter"),
+)
+
+# LDWEIGHTS: K x M weights into the array, behind the MATMUL before it (NKI performance guide: fast weight load).
+_LDWEIGHTS = Formula(
+    "seconds = tensor.weight_load / tensor.clock", {"latency": "seconds"}, ("slow_chips", "throttled", "jitter")
+)
+
 # Vector, scalar and gpsimd instructions: one element a lane and cycle, speedup_16bit times that for 16-bit operands; each instruction
 # covers up to `tile` elements a lane and takes at least `minimum` cycles; the first of a row of them takes `overhead` more (NKI guide; NKI
-# performance guide).
+# performance guide). Those of an operator in detail are single instructions: `following` ones do not start a row.
 _LANES = """
     per_lane = elements * passes / ({0}.lanes * lnc)
     instructions = max(1, ceil(per_lane / {0}.tile))
     speed = {0}.speedup_16bit if itemsize <= 2 else 1
-    cycles = max(per_lane / speed, instructions * {0}.minimum) + {0}.overhead
+    cycles = max(per_lane / speed, instructions * {0}.minimum) + (0 if following else {0}.overhead)
     seconds = cycles / {0}.clock
     """
 
@@ -58,13 +74,15 @@ def lanes(engine: str) -> Formula:
     bounds = {
         "compute": "per_lane / speed",
         "latency": f"instructions * {engine}.minimum",
-        "overhead": f"{engine}.overhead",
+        "overhead": f"0 if following else {engine}.overhead",
     }
     return Formula(_LANES.format(engine), bounds, ("slow_chips", "jitter"))
 
 
 FORMULAS = {
     "matmul": _MATMUL,
+    "matmul_tile": _MATMUL_TILE,
+    "ldweights": _LDWEIGHTS,
     "vector": lanes("vector"),
     "scalar": lanes("scalar"),
     "gpsimd": lanes("gpsimd"),
@@ -74,10 +92,12 @@ FORMULAS = {
 }
 
 # Each opcode's formula, and what its operands are called there; '' leaves one out.
-_ELEMENTS = ("elements", "passes")
+_ELEMENTS = ("elements", "passes", "following")
 OPERANDS: dict[Opcode, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(DMA_OPCODES, ("dma", ("bytes", "piece"))),
     Opcode.MATMUL: ("matmul", ("batch", "M", "K", "N")),
+    Opcode.MATMUL_TILE: ("matmul_tile", ("arrays", "M", "K", "N")),
+    Opcode.LDWEIGHTS: ("ldweights", ("arrays", "M", "K")),
     Opcode.ACTIVATE: ("scalar", _ELEMENTS),
     Opcode.TENSOR_TENSOR: ("vector", _ELEMENTS),
     Opcode.TENSOR_SCALAR: ("vector", _ELEMENTS),

@@ -22,7 +22,8 @@ RANK_STRIDE = 1 << 36
 
 _KINDS = {Engine.DMA: Kind.TRANSFER, Engine.CC: Kind.COLLECTIVE, Engine.HOST: Kind.MARKER}
 _ENGINES = [str(e) for e in Engine]
-_OPCODES = [o.name for o in Opcode]
+# A tile's product is the instruction that the hardware calls MATMUL; the other one stands for a row of them.
+_OPCODES = ["MATMUL" if o is Opcode.MATMUL_TILE else o.name for o in Opcode]
 _OPERATOR_COLUMNS = ("op", "op_name", "layer", "phase", "source", "region", "shapes", "dtype", "flops", "bytes")
 _DESCRIBING = ("op_name", "layer", "phase", "source", "region")
 

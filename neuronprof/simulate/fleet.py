@@ -112,7 +112,7 @@ def _kinds(opcode: np.ndarray, served: np.ndarray) -> np.ndarray:
 
 def _scales(opcode: np.ndarray) -> np.ndarray:
     fixed = np.isin(opcode, [Opcode.LAUNCH, Opcode.HOST_SYNC, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV])
-    return np.select([fixed, np.isin(opcode, PRODUCTS)], [FIXED, ARRAY], CHIP).astype(np.int8)
+    return np.select([fixed, np.isin(opcode, [*PRODUCTS, Opcode.LDWEIGHTS])], [FIXED, ARRAY], CHIP).astype(np.int8)
 
 
 def _times(

@@ -10,6 +10,8 @@ from neuronprof.simulate.job import Job
 from neuronprof.terms import Engine
 
 _ENGINES = list(dict.fromkeys(e for e, _ in QUEUE_TRACKS.values()))
+# Weights are loaded while the PE array works; it is not busy twice.
+_QUEUES = {e: [int(q) for q in Queue if QUEUE_TRACKS[q][0] is e and q is not Queue.WEIGHTS] for e in _ENGINES}
 
 
 def rank_rows(job: Job, recorded: list[Recorded]) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def rank_rows(job: Job, recorded: list[Recorded]) -> dict[str, Any]:
     for step in steps:
         totals = step.run.totals
         for engine in _ENGINES:
-            busy.append(totals.busy[:, [int(q) for q in Queue if QUEUE_TRACKS[q][0] is engine]].sum(axis=1))
+            busy.append(totals.busy[:, _QUEUES[engine]].sum(axis=1))
             peers.append(totals.peers)
             end.append(totals.end)
     return {

@@ -35,6 +35,10 @@ CASES = {
     "two chips that differ": ("trainium4", UNEVEN),
     "several UltraServers": ("trainium4", WIDE),
     "a pipeline": ("trainium2", PIPELINE | {"jitter": 0.01}),
+    "in detail": (
+        "trainium2",
+        {"detail": "instruction", "dp": 8, "jitter": 0.02, "throttled": {0: 1.3}, "trace_ranks": "0"},
+    ),
     "kernels over a switch and EFA": ("h100-80gb", {"dp": 32, "trace_ranks": "0"}),
     "kernels that the host launches": ("h100-80gb", {"eager": True}),
 }
@@ -43,6 +47,7 @@ LINKS = {
     "two chips that differ": {"cc", "neuronlink"},
     "several UltraServers": {"cc", "neuronlink", "efa"},
     "a pipeline": {"cc", "neuronlink"},
+    "in detail": {"cc", "neuronlink"},
     "kernels over a switch and EFA": {"cc", "neuronlink", "efa"},
     "kernels that the host launches": set(),
 }

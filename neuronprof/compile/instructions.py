@@ -1,0 +1,143 @@
+"""Lowering to single instructions: the tiles of chosen operators as LDWEIGHTS, MATMUL and one instruction an operator and tile.
+
+What a tile takes is what the NKI guide says of the machine: the PE array holds `rows` x `columns` weights and streams up to moving_max
+columns past them, the next weights are loaded meanwhile; a result of `columns` x moving_max stands in one bank of PSUM until an engine has
+taken it out. All PE arrays of a logical core run an instruction side by side, each on a tile of its own.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from math import ceil
+
+from neuronprof.compile.fuse import Group
+from neuronprof.compile.plan import GroupPlan
+from neuronprof.compile.tiled import Pass, Share, Tiled
+from neuronprof.errors import NeuronprofError
+from neuronprof.graph.ir import Graph
+from neuronprof.graph.ops import Gemm, Work
+from neuronprof.hardware.spec import Chip
+from neuronprof.program import Opcode, Queue
+
+MOST = 3_000_000  # instructions of a program; each is an event
+_WEIGHTS_HELD = 2  # stationary tiles in the PE array: the one at work and the next
+
+
+@dataclass(frozen=True, slots=True)
+class _Wave:
+    """Tiles of a result that PE arrays compute side by side: that many arrays, each M x N in `steps` of K; flops: of all together.
+
+    Tiles at the edges are not full, so that flops may be fewer than the tiles hold.
+    """
+
+    op: int
+    flops: int
+    arrays: int
+    m: int
+    k: int
+    n: int
+    steps: int
+
+
+class Instructions(Tiled):
+    """Lowering of a graph of which some operators are wanted in detail. detailed: those operators."""
+
+    def __init__(self, graph: Graph, works: list[Work], chip: Chip, lnc: int, detailed: frozenset[int]) -> None:
+        super().__init__(graph, works, chip, lnc)
+        self._detailed = detailed
+        self._chip = chip
+        self._in_detail = False
+        self._loaded: deque[int] = deque(maxlen=_WEIGHTS_HELD)  # the last MATMULs
+        self._banks: deque[int] = deque(maxlen=int(chip.memory.psum_banks))  # what took out the last results
+
+    def _compute(self, group: Group, entry: GroupPlan) -> None:
+        self._in_detail = not self._detailed.isdisjoint(group.ops)
+        super()._compute(group, entry)
+        if len(self.builder) > MOST:
+            raise NeuronprofError(
+                f"Single instructions of these operators are more than {MOST:,}; "
+                "name fewer with --detail instruction:PATTERN, as 'instruction:layers.0.*'."
+            )
+
+    def _passes(self, group: Group) -> list[Pass]:
+        """In detail each operator has its own, in the order of the operators."""
+        if not self._in_detail:
+            return super()._passes(group)
+        return [one for op in group.ops for one in self._passes_of([op])]
+
+    def _engines(
+        self, gemms: list[tuple[int, Gemm]], passes: list[Pass], share: Share, ready: set[int], tiles: list[int]
+    ) -> int:
+        if not self._in_detail:
+            return super()._engines(gemms, passes, share, ready, tiles)
+        waves = [wave for op, gemm in gemms for wave in self._waves(op, gemm)]
+        count = len(waves) or max((self._tiles_of(op, queue, share) for _, queue, op, _ in passes), default=1)
+        last = [max(ready, default=-1)] * count  # of each tile, its last instruction
+        # Tile after tile goes through the engines, one operator behind the other: an engine never waits in its queue for a tile that others
+        # have not finished while an earlier one is there for it.
+        for turn in range(count + len(passes)):
+            for number, one in reversed(list(enumerate(passes))):
+                at = turn - 1 - number
+                if 0 <= at < count:
+                    data = {last[at]} if number or waves else set() if at else ready
+                    last[at] = self._pass(one, share, (at, count), data)
+                    if waves and not number:
+                        self._banks.append(last[at])
+            if turn < len(waves):
+                last[turn] = self._products(waves[turn], set() if turn else ready)
+        return last[-1]
+
+    def _tiles_of(self, op: int, queue: Queue, share: Share) -> int:
+        """Instructions of an engine that it takes to cover an operator's elements."""
+        engine = getattr(self._chip, queue.name.lower())
+        elements = share.of(self.works[self.graph.signature[op]].elements)
+        return max(1, ceil(elements / (engine.lanes * self.lnc * engine.tile)))
+
+    def _pass(self, one: Pass, share: Share, place: tuple[int, int], data: set[int]) -> int:
+        """One operator's instruction on one tile. place: number of the tile in its piece, and how many there are."""
+        opcode, queue, op, elements = one
+        part = Share(*place).of(share.of(elements))
+        following = int(place[0] > 0)
+        return self.builder.add(opcode, queue, op, (part, 1, following, 0), dtype=self._dtype(op), data=data)
+
+    def _waves(self, op: int, gemm: Gemm) -> list[_Wave]:
+        """The tiles of a product, as many at once as there are PE arrays; where results are too few, arrays share K."""
+        engine = self.tensor
+        arrays, rows = int(engine.arrays) * self.lnc, int(engine.rows)
+        depth = rows * int(engine.fp8_speedup) if self._itemsize(op) == 1 else rows
+        deep, m, k = ceil(gemm.k / depth), min(gemm.m, int(engine.columns)), min(gemm.k, depth)
+        found: list[tuple[int, int, int]] = []  # arrays, N, steps
+        for n, moves in _moves(gemm.n, int(engine.moving_max)):
+            results = gemm.batch * ceil(gemm.m / engine.columns) * moves
+            for first in range(0, results, arrays):
+                side = min(arrays, results - first)
+                sharing = min(arrays // side, deep)
+                found.append((side * sharing, n, ceil(deep / sharing)))
+        flops = 2 * gemm.batch * gemm.m * gemm.k * gemm.n
+        return [
+            _Wave(op, Share(i, len(found)).of(flops), side, m, k, n, steps) for i, (side, n, steps) in enumerate(found)
+        ]
+
+    def _products(self, wave: _Wave, ready: set[int]) -> int:
+        """LDWEIGHTS and MATMUL for each step of K; returns the last MATMUL, after which the results stand in PSUM."""
+        dtype = self._dtype(wave.op)
+        arrays, m, k, n = wave.arrays, wave.m, wave.k, wave.n
+        room = [self._banks[0]] if len(self._banks) == self._banks.maxlen else []
+        product = -1
+        for step in range(wave.steps):
+            held = [self._loaded[0]] if len(self._loaded) == _WEIGHTS_HELD else []
+            weights = self.builder.add(
+                Opcode.LDWEIGHTS, Queue.WEIGHTS, wave.op, (arrays, m, k, 0), dtype=dtype, data=ready, space=held
+            )
+            product = self.builder.add(
+                Opcode.MATMUL_TILE, Queue.TENSOR, wave.op, (arrays, m, k, n), dtype=dtype, data=[weights], space=room
+            )
+            self.builder.flops[product] = Share(step, wave.steps).of(wave.flops)
+            self._loaded.append(product)
+            room, ready = [], set()
+        return product
+
+
+def _moves(n: int, longest: int) -> list[tuple[int, int]]:
+    """Columns that move past the weights, in how many moves: 1200 by 512 is [(512, 2), (176, 1)]."""
+    whole, rest = divmod(n, longest)
+    return [(length, moves) for length, moves in ((longest, whole), (rest, 1)) if length * moves]

@@ -6,7 +6,9 @@ taken it out. All PE arrays of a logical core run an instruction side by side, e
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 from neuronprof.compile.fuse import Group
@@ -14,12 +16,16 @@ from neuronprof.compile.plan import GroupPlan
 from neuronprof.compile.tiled import Pass, Share, Tiled
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.ir import Graph
-from neuronprof.graph.ops import Gemm, Work
+from neuronprof.graph.ops import Gemm, OpKind, Work
 from neuronprof.hardware.spec import Chip
 from neuronprof.program import Opcode, Queue
 
 MOST = 3_000_000  # instructions of a program; each is an event
+_SCORES = {2: 1, 5: 2}  # of attention's two products forward and five backward, those before the softmax
 _WEIGHTS_HELD = 2  # stationary tiles in the PE array: the one at work and the next
+
+
+_Stage = Callable[[int, set[int]], int]  # of a tile, and what it needs: its last instruction
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,12 @@ class Instructions(Tiled):
         super().__init__(graph, works, chip, lnc)
         self._detailed = detailed
         self._chip = chip
-        self._in_detail = False
+        self._in_detail, self._kind = False, OpKind.UNKNOWN
         self._loaded: deque[int] = deque(maxlen=_WEIGHTS_HELD)  # the last MATMULs
         self._banks: deque[int] = deque(maxlen=int(chip.memory.psum_banks))  # what took out the last results
 
     def _compute(self, group: Group, entry: GroupPlan) -> None:
-        self._in_detail = not self._detailed.isdisjoint(group.ops)
+        self._in_detail, self._kind = not self._detailed.isdisjoint(group.ops), group.kind
         super()._compute(group, entry)
         if len(self.builder) > MOST:
             raise NeuronprofError(
@@ -69,22 +75,27 @@ class Instructions(Tiled):
     ) -> int:
         if not self._in_detail:
             return super()._engines(gemms, passes, share, ready, tiles)
-        waves = [wave for op, gemm in gemms for wave in self._waves(op, gemm)]
+        scores = self._scores(gemms)
+        waves, after = (
+            [w for op, gemm in part for w in self._waves(op, gemm)] for part in (gemms[:scores], gemms[scores:])
+        )
         count = len(waves) or max((self._tiles_of(op, queue, share) for _, queue, op, _ in passes), default=1)
-        last = [max(ready, default=-1)] * count  # of each tile, its last instruction
-        # Tile after tile goes through the engines, one operator behind the other: an engine never waits in its queue for a tile that others
-        # have not finished while an earlier one is there for it.
-        for turn in range(count + len(passes)):
-            for number, one in reversed(list(enumerate(passes))):
-                at = turn - 1 - number
-                if 0 <= at < count:
-                    data = {last[at]} if number or waves else set() if at else ready
-                    last[at] = self._pass(one, share, (at, count), data)
-                    if waves and not number:
-                        self._banks.append(last[at])
-            if turn < len(waves):
-                last[turn] = self._products(waves[turn], set() if turn else ready)
-        return last[-1]
+        stages: list[_Stage] = []
+        if waves:
+            stages.append(lambda at, data: self._products([waves[at]], data))
+        stages += [
+            partial(self._pass, one, share, count, bool(waves) and number == 0) for number, one in enumerate(passes)
+        ]
+        if after:
+            stages.append(lambda at, data: self._products(Share(at, count).among(after), data))
+        return _flow(stages, count, ready)
+
+    def _scores(self, gemms: list[tuple[int, Gemm]]) -> int:
+        """How many of the products come before the other engines' work: of attention those that make scores, else all."""
+        if self._kind is not OpKind.ATTENTION or not gemms:
+            return len(gemms)
+        whole = len(self.works[self.graph.signature[gemms[0][0]]].gemms)
+        return len(gemms) * _SCORES.get(whole, whole) // whole
 
     def _tiles_of(self, op: int, queue: Queue, share: Share) -> int:
         """Instructions of an engine that it takes to cover an operator's elements."""
@@ -92,12 +103,14 @@ class Instructions(Tiled):
         elements = share.of(self.works[self.graph.signature[op]].elements)
         return max(1, ceil(elements / (engine.lanes * self.lnc * engine.tile)))
 
-    def _pass(self, one: Pass, share: Share, place: tuple[int, int], data: set[int]) -> int:
-        """One operator's instruction on one tile. place: number of the tile in its piece, and how many there are."""
+    def _pass(self, one: Pass, share: Share, count: int, drains: bool, at: int, data: set[int]) -> int:
+        """One operator's instruction on one of the `count` tiles of a piece. drains: it takes the tile's products out of PSUM."""
         opcode, queue, op, elements = one
-        part = Share(*place).of(share.of(elements))
-        following = int(place[0] > 0)
-        return self.builder.add(opcode, queue, op, (part, 1, following, 0), dtype=self._dtype(op), data=data)
+        part = Share(at, count).of(share.of(elements))
+        index = self.builder.add(opcode, queue, op, (part, 1, int(at > 0), 0), dtype=self._dtype(op), data=data)
+        if drains:
+            self._banks.append(index)
+        return index
 
     def _waves(self, op: int, gemm: Gemm) -> list[_Wave]:
         """The tiles of a product, as many at once as there are PE arrays; where results are too few, arrays share K."""
@@ -117,24 +130,40 @@ class Instructions(Tiled):
             _Wave(op, Share(i, len(found)).of(flops), side, m, k, n, steps) for i, (side, n, steps) in enumerate(found)
         ]
 
-    def _products(self, wave: _Wave, ready: set[int]) -> int:
+    def _products(self, waves: list[_Wave], data: set[int]) -> int:
         """LDWEIGHTS and MATMUL for each step of K; returns the last MATMUL, after which the results stand in PSUM."""
-        dtype = self._dtype(wave.op)
-        arrays, m, k, n = wave.arrays, wave.m, wave.k, wave.n
         room = [self._banks[0]] if len(self._banks) == self._banks.maxlen else []
-        product = -1
-        for step in range(wave.steps):
+        product = max(data, default=-1)
+        for wave, step in ((w, step) for w in waves for step in range(w.steps)):
+            dtype = self._dtype(wave.op)
             held = [self._loaded[0]] if len(self._loaded) == _WEIGHTS_HELD else []
+            operands = (wave.arrays, wave.m, wave.k, 0)
             weights = self.builder.add(
-                Opcode.LDWEIGHTS, Queue.WEIGHTS, wave.op, (arrays, m, k, 0), dtype=dtype, data=ready, space=held
+                Opcode.LDWEIGHTS, Queue.WEIGHTS, wave.op, operands, dtype=dtype, data=data, space=held
             )
+            operands = (wave.arrays, wave.m, wave.k, wave.n)
             product = self.builder.add(
-                Opcode.MATMUL_TILE, Queue.TENSOR, wave.op, (arrays, m, k, n), dtype=dtype, data=[weights], space=room
+                Opcode.MATMUL_TILE, Queue.TENSOR, wave.op, operands, dtype=dtype, data=[weights], space=room
             )
             self.builder.flops[product] = Share(step, wave.steps).of(wave.flops)
             self._loaded.append(product)
-            room, ready = [], set()
+            room, data = [], set()
         return product
+
+
+def _flow(stages: list[_Stage], count: int, ready: set[int]) -> int:
+    """Tile after tile goes through the stages, each stage one tile behind the one before it; returns the last instruction.
+
+    So an engine never stands in its queue before a tile that others have not finished, while an earlier one is there for it.
+    """
+    last = [max(ready, default=-1)] * count
+    for turn in range(count + len(stages) - 1):
+        for number in reversed(range(len(stages))):
+            at = turn - number
+            if 0 <= at < count:
+                data = {last[at]} if number else set() if at else ready
+                last[at] = stages[number](at, data)
+    return last[-1]
 
 
 def _moves(n: int, longest: int) -> list[tuple[int, int]]:

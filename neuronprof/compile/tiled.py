@@ -3,6 +3,7 @@
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from neuronprof.compile import tile
 from neuronprof.compile.fuse import Group
@@ -17,6 +18,8 @@ from neuronprof.terms import Role
 _ACCUMULATOR_BYTES = 4  # PSUM sums up in FP32
 _FROM_WEIGHTS_RING = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 
+_Part = TypeVar("_Part")
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -29,7 +32,7 @@ class Share:
         """Its part of a number."""
         return whole * (self.number + 1) // self.count - whole * self.number // self.count
 
-    def among(self, parts: list[Gemm]) -> list[Gemm]:
+    def among(self, parts: list[_Part]) -> list[_Part]:
         """Its parts of a list."""
         return parts[len(parts) * self.number // self.count : len(parts) * (self.number + 1) // self.count]
 

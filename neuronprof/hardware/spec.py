@@ -52,7 +52,8 @@ class TensorEngine:
 
     arrays: PE arrays a core that work side by side; interval_min: fewest cycles between two MATMULs; weight_load: cycles to swap the
     stationary tile (hidden behind the MATMUL before it); fp32_passes: times a FP32 MATMUL is slower than BF16; fp8_speedup: times a FP8 one
-    is faster.
+    is faster. cold_time, cold_speed: how long the array works at what share of its speed after it was busy for less than half of such a
+    time (dI/dt throttling).
     """
 
     rows: float = unit("PE")
@@ -64,6 +65,8 @@ class TensorEngine:
     weight_load: float = unit("cycles")
     fp32_passes: float = unit("passes")
     fp8_speedup: float = unit("ratio")
+    cold_time: float = optional("s")
+    cold_speed: float = optional("fraction")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_LOOPS = ("arbiter", "fleet", "kernels", "walkorder")  # the modules that have any
+_LOOPS = ("arbiter", "fleet", "kernels", "throttling", "walkorder")  # the modules that have any
 
 
 class Ahead:

@@ -16,6 +16,7 @@ from neuronprof.simulate.lanes import Kept, Lanes, Tell, say_nothing
 from neuronprof.simulate.lanes import Totals as LaneTotals
 from neuronprof.simulate.network import Transfer
 from neuronprof.simulate.table import table
+from neuronprof.simulate.throttling import throttled
 from neuronprof.simulate.timing import Timing
 
 
@@ -95,6 +96,11 @@ class Run:
     def program(self, rank: int) -> Program:
         """What a rank ran."""
         return self._prepared.fleet.programs[self.job.stage(rank)]
+
+    def cold(self, rank: int) -> np.ndarray | None:
+        """Of each instruction of a rank's program, the share in which the PE array is cold; None: never."""
+        flat, stage = self._prepared.fleet, self.job.stage(rank)
+        return None if flat.cold is None else flat.cold[flat.base[stage] : flat.base[stage + 1]]
 
     def transfers(self, rank: int) -> dict[int, Transfer]:
         """What each collective of a rank's program puts on the links, by instruction."""
@@ -176,7 +182,7 @@ class Cluster:
         """
         key = tuple(map(id, programs))
         if key not in self._prepared:
-            self._prepared[key] = Prepared(fleet(programs, self.job), self.job)
+            self._prepared[key] = Prepared(throttled(fleet(programs, self.job), self.job), self.job)
         run = self._prepared[key].run(self._now, self._runs, keep, tell)
         self._now, self._runs = run.end, self._runs + 1
         return run

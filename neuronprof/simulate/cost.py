@@ -35,6 +35,17 @@ _MATMUL_TILE = Formula(
     ("slow_chips", "throttled", "jitter"),
 )
 
+# The same while the array is cold (dI/dt throttling): for the share `cold` of the instruction at cold_speed.
+_MATMUL_COLD = Formula(
+    """
+    passes = tensor.fp32_passes if itemsize >= 4 else 1
+    warm = max(N, tensor.interval_min) * passes / tensor.clock
+    seconds = warm * (1 + cold * (1 / tensor.cold_speed - 1))
+    """,
+    {"dI/dt throttling": "seconds - warm", "compute": "warm"},
+    ("slow_chips", "throttled", "jitter"),
+)
+
 # LDWEIGHTS: K x M weights into the array, behind the MATMUL before it (NKI performance guide: fast weight load).
 _LDWEIGHTS = Formula(
     "seconds = tensor.weight_load / tensor.clock", {"latency": "seconds"}, ("slow_chips", "throttled", "jitter")
@@ -82,6 +93,7 @@ def lanes(engine: str) -> Formula:
 FORMULAS = {
     "matmul": _MATMUL,
     "matmul_tile": _MATMUL_TILE,
+    "matmul_cold": _MATMUL_COLD,
     "ldweights": _LDWEIGHTS,
     "vector": lanes("vector"),
     "scalar": lanes("scalar"),

@@ -123,7 +123,7 @@ class EventRows:
         run, stage = self._recorded[number].run, self._job.stage(rank)
         key = stage, id(run.stage_program(stage))
         if key not in self._costs:
-            codes, words = priced.texts(run.program(rank), self._job)
+            codes, words = priced.texts(run.program(rank), self._job, run.cold(rank))
             for i, transfer in run.transfers(rank).items():
                 if transfer.cost:
                     codes[i] = len(words)

@@ -32,7 +32,8 @@ class Fleet:
     kind, scale int8 (see above); queue int8; duration int64; wire int64: the part of it in which `link` (0 NeuronLink, 1 EFA, -1 none;
     int8) is occupied; delay int64: from a dependency's end to the earliest start. deps_ptr, deps, causes: predecessors, as in Program,
     counted over all stages. peer int32: stage at the other end of a SEND or RECV; partner int32: the SEND of a RECV. meeting int32:
-    number of the collective, shared by stages that meet in one; group int32: index in groups. transfers: by instruction.
+    number of the collective, shared by stages that meet in one; group int32: index in groups. transfers: by instruction. cold float64:
+    share of a MATMUL in which the PE array is cold, None where no single ones are (see throttling.py).
     """
 
     programs: tuple[Program, ...]
@@ -53,6 +54,7 @@ class Fleet:
     group: np.ndarray
     groups: tuple[ReplicaGroup, ...]
     transfers: dict[int, Transfer]
+    cold: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.kind)

@@ -15,6 +15,7 @@ from neuronprof.simulate.job import Job
 
 PICOSECONDS = 1e12
 _TILED = "gemm"  # the formula with a choice of tiles
+_COLD = "matmul_cold"  # that of a MATMUL while the PE array is cold
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,11 @@ def formulas(chip: Chip) -> dict[str, Formula]:
     return kernelcost.FORMULAS if chip.kernels else cost.FORMULAS
 
 
-def priced(program: Program, job: Job) -> Iterator[Priced]:
-    """The instructions of a program, opcode by opcode. What takes no time of its own, or is the network's, is left out."""
+def priced(program: Program, job: Job, cold: np.ndarray | None = None) -> Iterator[Priced]:
+    """The instructions of a program, opcode by opcode. What takes no time of its own, or is the network's, is left out.
+
+    cold: of each instruction, the share in which the PE array is cold (see throttling.py); None: never.
+    """
     named = kernelcost.OPERANDS if job.chip.kernels else cost.OPERANDS
     itemsize = np.array([DTYPE_BYTES.get(d, 4) for d in program.dtypes] or [4])[program.dtype]
     for code in np.unique(program.opcode).tolist():
@@ -44,7 +48,15 @@ def priced(program: Program, job: Job) -> Iterator[Priced]:
         operands = {c: program.operands[rows, i] for i, c in enumerate(columns) if c}
         if "itemsize" in formulas(job.chip)[name].text:
             operands["itemsize"] = itemsize[rows]
-        yield _tiled(rows, operands, job) if name == _TILED else _priced(rows, name, operands, job)
+        if name == _TILED:
+            yield _tiled(rows, operands, job)
+        elif code == Opcode.MATMUL_TILE and cold is not None:
+            slow = cold[rows] > 0
+            yield _priced(rows[~slow], name, {k: v[~slow] for k, v in operands.items()}, job)
+            operands = {k: v[slow] for k, v in operands.items()} | {"cold": cold[rows][slow]}
+            yield _priced(rows[slow], _COLD, operands, job)
+        else:
+            yield _priced(rows, name, operands, job)
 
 
 def _priced(rows: np.ndarray, name: str, operands: dict[str, np.ndarray], job: Job) -> Priced:
@@ -64,18 +76,18 @@ def _tiled(rows: np.ndarray, operands: dict[str, np.ndarray], job: Job) -> Price
     return Priced(rows, _TILED, operands | chosen, np.min([one.seconds for one in tried], axis=0))
 
 
-def durations(program: Program, job: Job) -> np.ndarray:
+def durations(program: Program, job: Job, cold: np.ndarray | None = None) -> np.ndarray:
     """Picoseconds that each instruction occupies its engine, int64[n]; collectives are left at 0, the network decides them."""
     result = np.zeros(len(program), np.int64)
-    for one in priced(program, job):
+    for one in priced(program, job, cold):
         result[one.rows] = np.rint(one.seconds * PICOSECONDS)
     return result
 
 
-def texts(program: Program, job: Job) -> tuple[np.ndarray, list[str]]:
+def texts(program: Program, job: Job, cold: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
     """Formula and operands of each instruction as text: codes int32[n], -1 for none, and the distinct texts."""
     codes, words = np.full(len(program), -1, np.int32), list[str]()
-    for one in priced(program, job):
+    for one in priced(program, job, cold):
         first, inverse = _distinct(list(one.operands.values()), len(one.rows))
         codes[one.rows] = len(words) + inverse
         words += [formula.written(one.formula, {k: v[i] for k, v in one.operands.items()}) for i in first.tolist()]

@@ -51,6 +51,13 @@ def sums(events, column):
     return events.groupby("engine", observed=True)[column].sum()
 
 
+def slowed(events):
+    """How many times as long the MATMULs take because the PE array was cold, at half of its speed."""
+    tiles = events[events["name"] == "MATMUL"]
+    cold = tiles["operands"].str.extract(r"cold=([\d.]+)")[0].astype(float).fillna(0)
+    return tiles["duration_ns"].sum() / (tiles["duration_ns"] / (1 + cold)).sum()
+
+
 def end(events):
     return int((events["start_ts"] + events["duration_ns"]).max())
 
@@ -59,9 +66,11 @@ def test_instructions_add_up_to_the_operators(recorded):
     coarse, fine = recorded(""), recorded("instruction")
     for column in ("flops", "bytes"):
         pd.testing.assert_series_equal(sums(fine, column), sums(coarse, column))
-    # The PE arrays: the same cycles. The others start anew for each operator of a tile, where one instruction stands for a chain otherwise.
+    # The PE arrays: the same cycles, but for those that are lost while they are cold. The others start anew for each operator of a tile,
+    # where one instruction stands for a chain otherwise.
     ratio = sums(fine, "duration_ns") / sums(coarse, "duration_ns")
-    assert ratio["tensor"] == pytest.approx(1, abs=0.001)
+    assert ratio["tensor"] / slowed(fine) == pytest.approx(1, abs=0.001)
+    assert 1 < slowed(fine) < 1.05
     assert ratio["dma"] == pytest.approx(1, abs=0.001)
     assert 0.999 < ratio["vector"] < 1.05
     assert 0.999 < ratio["scalar"] < 1.05
@@ -73,13 +82,15 @@ def test_a_matmul_is_weights_and_moves_of_the_size_of_the_array(recorded):
     events = recorded("instruction:0.up")
     # y = x w: 2048 x 1024 x 4096 in tiles of 128 x 128 x 512, two PE arrays side by side: 16 * 8 * 8 / 2 of them forward.
     forward = events[(events["layer"] == "Sequential.0.up") & (events["phase"] == "forward")]
-    assert set(forward[forward["name"] == "MATMUL"]["operands"]) == {
-        "matmul_tile arrays=2 M=128 K=128 N=512 itemsize=2"
-    }
+    tiles = forward["operands"].astype(str)
+    full = tiles == "matmul_tile arrays=2 M=128 K=128 N=512 itemsize=2"
+    cold = tiles.str.startswith("matmul_cold arrays=2 M=128 K=128 N=512 itemsize=2 cold=")
     counts = forward["name"].value_counts()
     assert counts["MATMUL"] == counts["LDWEIGHTS"] == 512
-    # Each takes 512 cycles of 2.4 GHz; the weights are loaded in 32.
-    assert set(forward[forward["name"] == "MATMUL"]["duration_ns"]) == {213, 214}
+    # Each takes 512 cycles of 2.4 GHz, but for those of the first 3 us, 7 of twice as many; the weights are loaded in 32.
+    assert (full | cold).sum() == 512
+    assert set(forward[full]["duration_ns"]) == {213, 214}
+    assert cold.sum() == 8
     assert set(forward[forward["name"] == "LDWEIGHTS"]["duration_ns"]) == {13, 14}
     # Nothing else is in detail.
     other = events[(events["layer"] == "Sequential.1.up") & (events["phase"] == "forward")]
@@ -93,7 +104,7 @@ def test_arrays_that_stay_idle_in_the_last_wave_are_told(recorded):
     arrays = tiles["operands"].str.extract(r"arrays=(\d+)")[0].astype(int)
     used = np.average(arrays, weights=tiles["duration_ns"]) / 12
     ratio = sums(fine, "duration_ns")["tensor"] / sums(coarse, "duration_ns")["tensor"]
-    assert ratio * used == pytest.approx(1, abs=0.03)
+    assert ratio * used / slowed(fine) == pytest.approx(1, abs=0.03)
 
 
 def test_what_a_user_can_mend(tmp_path, capsys):

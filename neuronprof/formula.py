@@ -69,6 +69,12 @@ class Formula:
         pairs = (line.partition("=") for line in self.text.strip().splitlines())
         return {name.strip(): expression.strip() for name, _, expression in pairs}
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Everything that the expressions name, lines of their own included."""
+        nodes = (node for text in self.lines.values() for node in ast.walk(ast.parse(text, mode="eval")))
+        return frozenset(ast.unparse(node) for node in nodes if isinstance(node, ast.Name | ast.Attribute))
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; the text without indentation."""
         text = "\n".join(f"{name} = {expression}" for name, expression in self.lines.items())

@@ -53,12 +53,12 @@ _LDWEIGHTS = Formula(
 
 # Vector, scalar and gpsimd instructions: one element a lane and cycle, speedup_16bit times that for 16-bit operands; each instruction
 # covers up to `tile` elements a lane and takes at least `minimum` cycles; the first of a row of them takes `overhead` more (NKI guide; NKI
-# performance guide). Those of an operator in detail are single instructions: `following` ones do not start a row.
+# performance guide). Single instructions of an operator in detail that follow another of their row have formulas of their own, without it.
 _LANES = """
     per_lane = elements * passes / ({0}.lanes * lnc)
     instructions = max(1, ceil(per_lane / {0}.tile))
     speed = {0}.speedup_16bit if itemsize <= 2 else 1
-    cycles = max(per_lane / speed, instructions * {0}.minimum) + (0 if following else {0}.overhead)
+    cycles = max(per_lane / speed, instructions * {0}.minimum){1}
     seconds = cycles / {0}.clock
     """
 
@@ -80,31 +80,30 @@ HOST_COPY = Formula(
 )
 
 
-def lanes(engine: str) -> Formula:
-    """The formula of one of the engines with lanes: vector, scalar or gpsimd."""
-    bounds = {
-        "compute": "per_lane / speed",
-        "latency": f"instructions * {engine}.minimum",
-        "overhead": f"0 if following else {engine}.overhead",
-    }
-    return Formula(_LANES.format(engine), bounds, ("slow_chips", "jitter"))
+def lanes(engine: str, *, starts: bool = True) -> Formula:
+    """The formula of one of the engines with lanes: vector, scalar or gpsimd. starts: the instruction is the first of its row."""
+    bounds = {"compute": "per_lane / speed", "latency": f"instructions * {engine}.minimum"}
+    bounds |= {"overhead": f"{engine}.overhead"} if starts else {}
+    return Formula(_LANES.format(engine, f" + {engine}.overhead" if starts else ""), bounds, ("slow_chips", "jitter"))
 
+
+# Of each engine with lanes, the formula of single instructions that follow another of their row.
+FOLLOWING = {engine: f"{engine}_next" for engine in ("vector", "scalar", "gpsimd")}
 
 FORMULAS = {
     "matmul": _MATMUL,
     "matmul_tile": _MATMUL_TILE,
     "matmul_cold": _MATMUL_COLD,
     "ldweights": _LDWEIGHTS,
-    "vector": lanes("vector"),
-    "scalar": lanes("scalar"),
-    "gpsimd": lanes("gpsimd"),
+    **{engine: lanes(engine) for engine in FOLLOWING},
+    **{following: lanes(engine, starts=False) for engine, following in FOLLOWING.items()},
     "dma": _DMA,
     "host_copy": HOST_COPY,
     "launch": Formula("seconds = host.launch", {"overhead": "seconds"}),
 }
 
 # Each opcode's formula, and what its operands are called there; '' leaves one out.
-_ELEMENTS = ("elements", "passes", "following")
+_ELEMENTS = ("elements", "passes")
 OPERANDS: dict[Opcode, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(DMA_OPCODES, ("dma", ("bytes", "piece"))),
     Opcode.MATMUL: ("matmul", ("batch", "M", "K", "N")),

@@ -15,7 +15,6 @@ from neuronprof.simulate.job import Job
 
 PICOSECONDS = 1e12
 _TILED = "gemm"  # the formula with a choice of tiles
-_COLD = "matmul_cold"  # that of a MATMUL while the PE array is cold
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,27 @@ def priced(program: Program, job: Job, cold: np.ndarray | None = None) -> Iterat
     for code in np.unique(program.opcode).tolist():
         if Opcode(code) not in named:
             continue
-        name, columns = named[Opcode(code)]
-        rows = np.flatnonzero(program.opcode == code)
-        operands = {c: program.operands[rows, i] for i, c in enumerate(columns) if c}
-        if "itemsize" in formulas(job.chip)[name].text:
-            operands["itemsize"] = itemsize[rows]
-        if name == _TILED:
-            yield _tiled(rows, operands, job)
-        elif code == Opcode.MATMUL_TILE and cold is not None:
-            slow = cold[rows] > 0
-            yield _priced(rows[~slow], name, {k: v[~slow] for k, v in operands.items()}, job)
-            operands = {k: v[slow] for k, v in operands.items()} | {"cold": cold[rows][slow]}
-            yield _priced(rows[slow], _COLD, operands, job)
-        else:
-            yield _priced(rows, name, operands, job)
+        whole, columns = named[Opcode(code)]
+        for name, rows in _by_formula(whole, np.flatnonzero(program.opcode == code), program, cold):
+            operands = {c: program.operands[rows, i] for i, c in enumerate(columns) if c}
+            known = {"itemsize": itemsize, "cold": cold}
+            operands |= {c: v[rows] for c, v in known.items() if v is not None and c in formulas(job.chip)[name].names}
+            yield _tiled(rows, operands, job) if name == _TILED else _priced(rows, name, operands, job)
+
+
+def _by_formula(
+    name: str, rows: np.ndarray, program: Program, cold: np.ndarray | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Rows of one opcode by their formulas: single instructions of an operator in detail can have one of their own."""
+    special, other = np.zeros(len(rows), bool), ""
+    if name == "matmul_tile" and cold is not None:
+        special, other = cold[rows] > 0, "matmul_cold"
+    elif name in cost.FOLLOWING:
+        special, other = program.operands[rows, 2] > 0, cost.FOLLOWING[name]
+    if special.any():
+        yield other, rows[special]
+    if not special.all():
+        yield name, rows[~special]
 
 
 def _priced(rows: np.ndarray, name: str, operands: dict[str, np.ndarray], job: Job) -> Priced:

@@ -56,12 +56,12 @@ class TestCosts:
         engine = spec.LaneEngine(clock=1e9, lanes=128, minimum=64, overhead=100, speedup_16bit=2, tile=512)
         chip = toys.chip(vector=engine)
         # 128 x 1000 elements: 1000 cycles a lane and 100 to start; 16 bits halve the first part.
-        assert took("vector", chip, elements=128_000, passes=1, following=0, itemsize=4) == 1100
-        assert took("vector", chip, elements=128_000, passes=1, following=0, itemsize=2) == 600
+        assert took("vector", chip, elements=128_000, passes=1, itemsize=4) == 1100
+        assert took("vector", chip, elements=128_000, passes=1, itemsize=2) == 600
         # Ten elements take the minimum.
-        assert took("vector", chip, elements=10, passes=1, following=0, itemsize=4) == 164
+        assert took("vector", chip, elements=10, passes=1, itemsize=4) == 164
         # One that follows others of its row has no start of its own.
-        assert took("vector", chip, elements=10, passes=1, following=1, itemsize=4) == 64
+        assert took("vector_next", chip, elements=10, passes=1, itemsize=4) == 64
 
     def test_dma_takes_the_slower_of_engines_and_hbm(self):
         chip = toys.chip()

@@ -85,6 +85,21 @@ class Trace:
 
         return Report(summarize(self.file, mapper=self._mapper))
 
+    def explain(self, event: int | str, width: int = 120) -> str:
+        """Why an event took as long as it did and did not start sooner, as `neuronprof explain` prints it.
+
+        Args:
+            event: its id, or a name, operator or layer (wildcards allowed), of which the longest event is taken.
+            width: letters of a line.
+
+        Raises:
+            NeuronprofError: there is no such event.
+        """
+        from neuronprof.analyze.explain import explain
+        from neuronprof.view import why
+
+        return why.text(explain(self.file, str(event)), width)
+
     def timeline(self, **options: Any) -> Any:
         """A Bokeh layout of the timeline, for a notebook; options as `neuronprof.view.timeline.timeline` takes them."""
         from neuronprof.view import timeline

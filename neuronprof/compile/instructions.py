@@ -25,6 +25,19 @@ _SCORES = {2: 1, 5: 2}  # of attention's two products forward and five backward,
 _WEIGHTS_HELD = 2  # stationary tiles in the PE array: the one at work and the next
 
 
+def check(count: int) -> None:
+    """Refuses more single instructions than anyone would look at.
+
+    Raises:
+        NeuronprofError: there are that many.
+    """
+    if count > MOST:
+        raise NeuronprofError(
+            f"Single instructions of these operators are more than {MOST:,}; "
+            "name fewer with --detail instruction:PATTERN, as 'instruction:layers.0.*'."
+        )
+
+
 _Stage = Callable[[int, set[int]], int]  # of a tile, and what it needs: its last instruction
 
 
@@ -43,6 +56,11 @@ class _Wave:
     n: int
     steps: int
 
+    @property
+    def all_steps(self) -> list[tuple["_Wave", int]]:
+        """Its steps one by one."""
+        return [(self, step) for step in range(self.steps)]
+
 
 class Instructions(Tiled):
     """Lowering of a graph of which some operators are wanted in detail. detailed: those operators."""
@@ -58,11 +76,8 @@ class Instructions(Tiled):
     def _compute(self, group: Group, entry: GroupPlan) -> None:
         self._in_detail, self._kind = not self._detailed.isdisjoint(group.ops), group.kind
         super()._compute(group, entry)
-        if len(self.builder) > MOST:
-            raise NeuronprofError(
-                f"Single instructions of these operators are more than {MOST:,}; "
-                "name fewer with --detail instruction:PATTERN, as 'instruction:layers.0.*'."
-            )
+        if self._in_detail:
+            check(len(self.builder))
 
     def _passes(self, group: Group) -> list[Pass]:
         """In detail each operator has its own, in the order of the operators."""
@@ -82,12 +97,13 @@ class Instructions(Tiled):
         count = len(waves) or max((self._tiles_of(op, queue, share) for _, queue, op, _ in passes), default=1)
         stages: list[_Stage] = []
         if waves:
-            stages.append(lambda at, data: self._products([waves[at]], data))
+            stages.append(lambda at, data: self._products(waves[at].all_steps, data))
         stages += [
             partial(self._pass, one, share, count, bool(waves) and number == 0) for number, one in enumerate(passes)
         ]
         if after:
-            stages.append(lambda at, data: self._products(Share(at, count).among(after), data))
+            steps = [step for wave in after for step in wave.all_steps]
+            stages.append(lambda at, data: self._products(Share(at, count).among(steps), data))
         return _flow(stages, count, ready)
 
     def _scores(self, gemms: list[tuple[int, Gemm]]) -> int:
@@ -130,11 +146,11 @@ class Instructions(Tiled):
             _Wave(op, Share(i, len(found)).of(flops), side, m, k, n, steps) for i, (side, n, steps) in enumerate(found)
         ]
 
-    def _products(self, waves: list[_Wave], data: set[int]) -> int:
+    def _products(self, steps: list[tuple[_Wave, int]], data: set[int]) -> int:
         """LDWEIGHTS and MATMUL for each step of K; returns the last MATMUL, after which the results stand in PSUM."""
         room = [self._banks[0]] if len(self._banks) == self._banks.maxlen else []
         product = max(data, default=-1)
-        for wave, step in ((w, step) for w in waves for step in range(w.steps)):
+        for wave, step in steps:
             dtype = self._dtype(wave.op)
             held = [self._loaded[0]] if len(self._loaded) == _WEIGHTS_HELD else []
             operands = (wave.arrays, wave.m, wave.k, 0)

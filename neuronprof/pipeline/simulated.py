@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from neuronprof.compile import instructions
 from neuronprof.compile.memory import check_fit, peak_levels
 from neuronprof.distribute.plan import StagePlan, plan
 from neuronprof.distribute.recorded import stage_plan
@@ -86,6 +87,7 @@ class Simulation:
                 done[id(stages)] = compiler.compile(stages, self.operators)
             self.compiled.append((segment, done[id(stages)]))
         if detail:
+            instructions.check(max(len(p) for _, c in self.compiled for p in c.programs))
             detail.check(chunk for _, c in self.compiled for chunks in c.chunks for chunk in chunks)
         fullest = (peak_levels(p) for _, c in self.compiled for p in {id(p): p for p in c.programs}.values())
         self.peak = max(fullest, key=lambda levels: sum(levels.values()))

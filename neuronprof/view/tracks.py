@@ -68,6 +68,7 @@ _LABELS = {
     "neuronlink": "NeuronLink",
     "efa": "EFA",
 }
+_TENSOR_QUEUES = ("", " weights")
 _DMA_QUEUES = ("weights", "activations", "stores", "host copies")
 
 
@@ -98,6 +99,8 @@ def _label(at: Row, several: bool) -> str:
     name = engine_label(at.engine)
     if at.engine == Engine.DMA and 0 <= at.queue < len(_DMA_QUEUES):
         return f"{name} {_DMA_QUEUES[at.queue]}"
+    if at.engine == Engine.TENSOR and 0 <= at.queue < len(_TENSOR_QUEUES):
+        return f"{name}{_TENSOR_QUEUES[at.queue]}"
     return f"{name} {at.queue}" if several else name
 
 

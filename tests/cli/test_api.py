@@ -59,6 +59,15 @@ def test_analyses_by_name(path):
         trace.analyze("speed")
 
 
+def test_an_event_is_explained(path):
+    # The longest of aten.mm is the one on the tensor engine; a picture has no formulas.
+    lines = neuronprof.load(path).explain("aten.mm").splitlines()
+    assert lines[:2] == ["MATMUL of aten.mm, fc<1>", "the longest of 2 events that match 'aten.mm'"]
+    assert lines[4].startswith("It took 4 ns. Measured, not computed")
+    with pytest.raises(NeuronprofError, match="There is no event 99"):
+        neuronprof.load(path).explain(99)
+
+
 def test_a_summary_prints_and_shows(path):
     summary = neuronprof.load(path).summary()
     assert str(summary).splitlines()[2:5] == [

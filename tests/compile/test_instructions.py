@@ -115,3 +115,18 @@ def test_too_many_are_refused(monkeypatch):
     monkeypatch.setattr(instructions, "MOST", 10)
     with pytest.raises(NeuronprofError, match=r"more than 10; name fewer with --detail instruction:PATTERN"):
         in_detail(product(128, 256, 1024))
+
+
+def test_attention_goes_from_scores_through_the_softmax_to_values():
+    # One head, 128 positions, 64 wide: scores 128 x 128, the softmax on the other engines, then P V; each waits for the one before it.
+    g = toys.GraphBuilder()
+    q, k, v = (g.tensor(1, 1, 128, 64, dtype="bfloat16") for _ in range(3))
+    g.op("aten.scaled_dot_product_attention.default", [q, k, v], [g.tensor(1, 1, 128, 64, dtype="bfloat16", birth=0)])
+    rows = [
+        (name, operands[1:], needs) for name, _, operands, needs, _ in shown(in_detail(g.graph())) if "DMA" not in name
+    ]
+    assert [row for row in rows if row[0] in ("LDWEIGHTS", "MATMUL_TILE")] == [
+        ("LDWEIGHTS", [128, 64, 0], [0]), ("MATMUL_TILE", [128, 64, 128], [1]),
+        ("LDWEIGHTS", [128, 128, 0], [4]), ("MATMUL_TILE", [128, 128, 64], [5]),
+    ]  # fmt: skip
+    assert [(name, needs) for name, _, needs in rows[2:4]] == [("ACTIVATE", [2]), ("TENSOR_SCALAR", [3])]

@@ -159,8 +159,8 @@ def _over_links(
     total = max(1, round(float(values[formula.RESULT]) * PICOSECONDS))
     wire = min(total, round(float(values[_WIRE]) * PICOSECONDS))
     shares, ranks_per_chip = metadata["degraded_links"], metadata["machine"]["ranks_per_chip"]
-    members = [event["rank"]] if result == _WIRE else _members(event["replica_group"], event["rank"])
-    slowest = min(members, key=lambda rank: shares.get(str(rank // ranks_per_chip), 1.0))
+    ranks = [event["rank"]] if result == _WIRE else members(event["replica_group"], event["rank"])
+    slowest = min(ranks, key=lambda rank: shares.get(str(rank // ranks_per_chip), 1.0))
     share = shares.get(str(slowest // ranks_per_chip), 1.0)
     moved = floor(wire / share)
     factors = [Factor(f"of the link of chip {slowest // ranks_per_chip}, {share:g} is left", _WIRE, 1 / share)] * (
@@ -169,8 +169,8 @@ def _over_links(
     return factors, (moved if result == _WIRE else total - wire + moved) / PICOSECONDS
 
 
-def _members(group: str | None, rank: int) -> list[int]:
-    """The ranks of a group as the trace writes it: 'tp:0-7', 'dp:3-59:8', 'dp+cp:0-3,16-19,32-35,...63', 'pp:3>7'."""
+def members(group: str | None, rank: int) -> list[int]:
+    """The ranks of a group as the trace writes it: 'tp:0-7', 'dp:3-59:8', 'dp+cp:0-3,16-19,32-35,...63', 'pp:3>7'; of none, `rank`."""
     _, _, text = (group or f":{rank}").partition(":")
     if ">" in text:
         return [int(end) for end in text.split(">")]

@@ -17,7 +17,7 @@ from neuronprof.view import notes, scene, sheets, tracks, why
 from neuronprof.view.lod import Packer
 
 OK, WAIT, REFUSED, NOWHERE, GONE, FAILED = 200, 202, 400, 404, 410, 500
-_LETTERS = 64  # in a line of the page's details
+_LETTERS = 42  # in a line of the page's details
 Answer = tuple[int, bytes]
 
 

@@ -34,7 +34,7 @@ def why_so_long(explanation: Explanation, width: int) -> Iterator[str]:
         return
     found = explanation.worked
     yield f"It took {units.time(explanation.event['duration_ns'])}, bound by {found.bound}"
-    yield _formula(found)
+    yield _formula(found, width)
     yield _numbers(found, width)
 
 
@@ -54,29 +54,34 @@ def title(event: Event) -> str:
     return f"{event['name']}{of}" + (f", {event['layer']}" if event["layer"] else "")
 
 
-def _formula(found: Worked) -> str:
+def _formula(found: Worked, width: int) -> str:
     wide = max(len(line.name) for line in found.lines)
-    lines = [f"  {line.name:<{wide}} = {line.expression}\n  {'':<{wide}} = {line.value:.10g}" for line in found.lines]
-    lines += [f"  {factor.of:<{wide}} x {factor.times:.10g}  ({factor.what})" for factor in found.factors]
+    lines = []
+    for line in found.lines:
+        lines += _wrapped(line.expression, width, f"  {line.name:<{wide}} = ")
+        lines.append(f"  {'':<{wide}} = {line.value:.10g}")
+    for factor in found.factors:
+        lines += _wrapped(f"{factor.times:.10g}  ({factor.what})", width, f"  {factor.of:<{wide}} x ")
     return "\n".join(lines)
 
 
 def _numbers(found: Worked, width: int) -> str:
     """The operands of the instruction, then every other number with its source."""
     operands = [p for p in found.parameters if p.provenance == OPERAND]
-    lines = ["  " + ", ".join(f"{p.name} = {_value(p)}" for p in operands)] if operands else []
-    indent = " " * 6
+    lines = _wrapped(", ".join(f"{p.name} = {_value(p)}" for p in operands), width, "  ") if operands else []
     for p in found.parameters:
         if p.provenance != OPERAND:
-            lines.append(f"  {p.name:<26} {_value(p):>24}  {p.provenance}")
-            lines += textwrap.wrap(
-                p.source,
-                max(width, _NARROWEST),
-                initial_indent=indent,
-                subsequent_indent=indent,
-                break_on_hyphens=False,
-            )
+            table = f"  {p.name:<26} {_value(p):>24}  {p.provenance}"
+            lines.append(table if len(table) <= width else f"  {p.name} = {_value(p)}, {p.provenance}")
+            lines += _wrapped(p.source, width, "      ")
     return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int, before: str) -> list[str]:
+    """A text in lines, the first one after `before` and the others under it."""
+    return textwrap.wrap(
+        text, max(width, _NARROWEST), initial_indent=before, subsequent_indent=" " * len(before), break_on_hyphens=False
+    )
 
 
 def _value(parameter: Parameter) -> str:

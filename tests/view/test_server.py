@@ -63,8 +63,9 @@ def test_the_page_and_its_questions(served):
     ]
     # The first event of rank 3 was drawn, so that nothing is computed of it.
     assert json.loads(served("/ask/why?key=0/3&id=0")[1]) == (
-        "It took 40 ns. Measured, not computed: the trace comes from\n"
-        "elsewhere, and no formula of ours stands behind its durations."
+        "It took 40 ns. Measured, not computed: the\n"
+        "trace comes from elsewhere, and no formula\n"
+        "of ours stands behind its durations."
     )
     assert served("/ask/nothing")[0] == 404
     assert served("/ask/busy?key=0/3&from=60&to=0")[0] == 400

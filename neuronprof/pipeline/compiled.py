@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 class Compiled:
     """One segment on every pipeline stage.
 
-    chunks: graphs of each stage; orders: the (chunk, micro-batch) that each stage runs; programs: one a stage; first_op: of each stage, its
-    first row in the operators table.
+    chunks: graphs of each stage; orders: the (chunk, micro-batch) that each stage runs; programs: one a stage; lengths: instructions of
+    each chunk of a stage; first_op: of each stage, its first row in the operators table.
     """
 
     chunks: tuple[tuple["Graph", ...], ...]
     orders: tuple[tuple[tuple[int, int], ...], ...]
     programs: tuple["Program", ...]
+    lengths: tuple[tuple[int, ...], ...]
     first_op: tuple[int, ...]
 
 
@@ -53,7 +54,13 @@ class Compiler:
         for stage in stages:
             programs.append(self._stage(stage))
             first.append(_described(stage, operators) if operators is not None else 0)
-        return Compiled(tuple(s.chunks for s in stages), tuple(s.order for s in stages), tuple(programs), tuple(first))
+        return Compiled(
+            chunks=tuple(s.chunks for s in stages),
+            orders=tuple(s.order for s in stages),
+            programs=tuple(programs),
+            lengths=tuple(tuple(len(self._chunk(c)) for c in s.chunks) for s in stages),
+            first_op=tuple(first),
+        )
 
     def _stage(self, stage: "StagePlan") -> "Program":
         chunks = [self._chunk(graph) for graph in stage.chunks]

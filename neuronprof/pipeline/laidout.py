@@ -8,7 +8,7 @@ from neuronprof.compile.memory import peak_levels
 from neuronprof.distribute.plan import Planner
 from neuronprof.errors import NeuronprofError
 from neuronprof.pipeline.compiled import Compiled, Compiler
-from neuronprof.pipeline.figures import Figures, figures
+from neuronprof.pipeline.figures import PASSING, Figures, figures, of_one_more
 from neuronprof.simulate import undisturbed
 from neuronprof.simulate.job import Job
 
@@ -72,18 +72,35 @@ class StepSimulator:
     def simulate(self, layout: "Layout", *, oversized: bool = False) -> LaidOut:
         """Lays out, compiles, and runs what fits; oversized: and what does not.
 
-        A step of many micro-batches is simulated with two smaller numbers of them, each large enough for the pipeline to settle: from
-        there on every further micro-batch adds the same to each figure.
+        A step of many micro-batches is simulated with few of them, enough for the pipeline to settle: from there on every further one
+        adds the same to each figure.
         """
         try:
-            return self._simulated(layout, oversized)
+            return self._settled(layout, oversized) or self._extended(layout, oversized)
         except NeuronprofError as error:
             return LaidOut(layout, {}, self.capacity, None, str(error))
         finally:
             self._compiler.forget_stages()
 
-    def _simulated(self, layout: "Layout", oversized: bool) -> LaidOut:
-        shorter, short = _settled(layout)
+    def _settled(self, layout: "Layout", oversized: bool) -> LaidOut | None:
+        """From one smaller step, in which forward and backward of settled micro-batches show what a further one takes."""
+        fewest = -(-(layout.pp + PASSING) // layout.microbatches)
+        if layout.schedule != "1f1b" or layout.accumulate <= fewest:
+            return None
+        compiled = self._compiled(replace(layout, accumulate=fewest))
+        peak = self._peak(compiled)
+        if sum(peak.values()) > self.capacity and not oversized:
+            return LaidOut(layout, peak, self.capacity, None)
+        run = self._run(compiled, layout)
+        further = of_one_more(run, compiled)
+        if further is None:
+            return None
+        found = figures(run, compiled).plus((layout.accumulate - fewest) * layout.microbatches, further)
+        return LaidOut(layout, peak, self.capacity, found)
+
+    def _extended(self, layout: "Layout", oversized: bool) -> LaidOut:
+        """From two smaller steps, whose difference is what each further round of micro-batches adds; or as it is, if it is short."""
+        shorter, short = _rounds(layout)
         compiled = self._compiled(short)
         peak = self._peak(compiled)
         times = 0.0
@@ -94,26 +111,26 @@ class StepSimulator:
             peak = {role: round(nbytes + times * (nbytes - less[role])) for role, nbytes in peak.items()}
         if sum(peak.values()) > self.capacity and not oversized:
             return LaidOut(layout, peak, self.capacity, None)
-        found = self._figures(compiled, short)
+        found = figures(self._run(compiled, short), compiled)
         if shorter is not None:
-            found = found.extended(self._figures(before, shorter), times)
+            less_found = figures(self._run(before, shorter), before)
+            found = found.plus(times, found.plus(-1, less_found))
         return LaidOut(layout, peak, self.capacity, found)
 
     def _compiled(self, layout: "Layout") -> Compiled:
         return self._compiler.compile(self._planner.plan(layout).stages)
 
-    def _figures(self, compiled: Compiled, layout: "Layout") -> Figures:
+    def _run(self, compiled: Compiled, layout: "Layout") -> undisturbed.Undisturbed:
         mesh = layout.mesh()
         stages = (mesh.size("pp"), mesh.stride("pp")) if mesh.size("pp") > 1 else (1, 1)
-        job = Job(self._chip, self._lnc, mesh.world, stages)
-        return figures(undisturbed.run(compiled.programs, job), compiled)
+        return undisturbed.run(compiled.programs, Job(self._chip, self._lnc, mesh.world, stages))
 
     def _peak(self, compiled: Compiled) -> dict[str, int]:
         programs = {id(p): p for p in compiled.programs}.values()
         return max(map(peak_levels, programs), key=lambda levels: sum(levels.values()))
 
 
-def _settled(layout: "Layout") -> "tuple[Layout | None, Layout]":
+def _rounds(layout: "Layout") -> "tuple[Layout | None, Layout]":
     """The two smaller steps that stand for a long one; (None, the layout) for one that is short itself.
 
     Once a pipeline has settled, its times repeat after as many micro-batches as it has stages.

@@ -23,6 +23,7 @@ from neuronprof.program import Opcode, Queue
 MOST = 3_000_000  # instructions of a program; each is an event
 _SCORES = {2: 1, 5: 2}  # of attention's two products forward and five backward, those before the softmax
 _WEIGHTS_HELD = 2  # stationary tiles in the PE array: the one at work and the next
+_Stage = Callable[[int, set[int]], int]  # of a tile, and what it needs: its last instruction
 
 
 def check(count: int) -> None:
@@ -36,9 +37,6 @@ def check(count: int) -> None:
             f"Single instructions of these operators are more than {MOST:,}; "
             "name fewer with --detail instruction:PATTERN, as 'instruction:layers.0.*'."
         )
-
-
-_Stage = Callable[[int, set[int]], int]  # of a tile, and what it needs: its last instruction
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from neuronprof.analyze.attribution import Attribution
 from neuronprof.analyze.bottlenecks import Bottlenecks
 from neuronprof.analyze.communication import Communication
 from neuronprof.analyze.critical_path import CriticalPath
+from neuronprof.analyze.links import Links
 from neuronprof.analyze.memory import Memory
 from neuronprof.analyze.roofline import Roofline
 from neuronprof.analyze.stragglers import Stragglers
+from neuronprof.analyze.traffic import Traffic
 from neuronprof.analyze.underused import Underused
 from neuronprof.analyze.utilization import Utilization
 from neuronprof.analyze.walk import Walk, Whole
@@ -24,6 +26,8 @@ ANALYZERS: tuple[Analyzer, ...] = (
     Bottlenecks(),
     Attribution(),
     Communication(),
+    Traffic(),
+    Links(),
     Underused(),
     Roofline(),
     Memory(),

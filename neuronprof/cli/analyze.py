@@ -27,6 +27,13 @@ _OVERVIEW = (
     "roofline_steps",
     "memory",
 )
+# What of a wide table fits a terminal; asked for by name, a table has all its columns.
+_BRIEF = {
+    "communication": (
+        "name", "algorithm", "replica_group", "bytes", "layer", "count", "transfer_ns", "transfer_p95_ns", "wait_ns", "exposed_ns",
+        "outliers", "bus_bandwidth", "link_share",
+    ),
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="utilization, bottlenecks, attribution, communication, underused, roofline, memory, critical_path",
+        help="utilization, bottlenecks, attribution, communication, traffic, links, underused, roofline, memory, critical_path, stragglers",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(
@@ -74,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         json.dump(_object(figures, tables, args.top), sys.stdout, allow_nan=False)
         print()
     else:
+        if not args.names:
+            tables |= {name: tables[name][list(columns)] for name, columns in _BRIEF.items()}
         _print(figures, tables, args.top or _TOP)
     return 0
 

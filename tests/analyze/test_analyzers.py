@@ -2,12 +2,10 @@
 
 import numpy as np
 import picture
-import pytest
 
 import neuronprof
 from neuronprof.analyze.analyzer import run
 from neuronprof.analyze.bottlenecks import Bottlenecks
-from neuronprof.analyze.communication import Communication
 from neuronprof.analyze.memory import Memory
 from neuronprof.analyze.roofline import Roofline
 from neuronprof.analyze.underused import Underused
@@ -200,59 +198,6 @@ def test_evaluation_is_a_step_of_its_own(trace):
         "0 idle 2",
     ]
     assert found["bottlenecks_by_operator"][1:] == ["tensor mm '' '' '' 4 4 0.6667", "idle '' '' '' '' 2 2 0.3333"]
-
-
-def test_communication(trace):
-    # machine: NeuronLink 10 GB/s a rank. Two ranks in one group of four; bytes 40 each.
-    # rank 0 transfers 4 ns, of which the tensor engine hides 1; it waited 2 for the last peer
-    # rank 1 transfers 4 ns, hidden by vector and tensor together, which overlap: 3; exposed 1
-    # algorithm bandwidth = 2 * 40 B / 8 ns = 10 GB/s; bus = 10 * 2 * 3/4 = 15 GB/s; 15 / 10 = 1.5
-    # S: SendRecv of 10 B in 2 ns, hidden: 5 GB/s, factor 1
-    reduce = {
-        "name": "AllReduce",
-        "bytes": 40,
-        "algorithm": "ring",
-        "replica_group": "dp:0-3",
-        "op_name": "c10d.allreduce",
-        "phase": "backward",
-    }
-    events = picture.rows(
-        """
-        tensor aaa..........
-        cc     ~~RRRR.......
-        rank 1
-        tensor ...aa......aa
-        vector ..vvv........
-        cc     ..RRRR.....SS
-        """,
-        {"R": reduce, "S": {"name": "SendRecv", "bytes": 10, "replica_group": "pp:0,4"}},
-    )
-    found = tables(trace(events, [picture.segment(0, 13)]), Communication())
-    assert found == {
-        "communication": [
-            "name algorithm replica_group bytes op_name layer phase source ranks count transfer_ns wait_ns overlapped_ns exposed_ns "
-            "algorithm_bandwidth bus_bandwidth link_share",
-            "AllReduce ring dp:0-3 40 c10d.allreduce '' backward '' 4 2 8 2 4 4 1e+10 1.5e+10 1.5",
-            "SendRecv '' pp:0,4 10 '' '' '' '' 2 1 2 0 2 0 5e+09 5e+09 0.5",
-        ],
-        "communication_by_rank": [
-            "rank bytes count transfer_ns wait_ns overlapped_ns exposed_ns",
-            "0 40 1 4 2 1 3",
-            "1 50 2 6 0 5 1",
-        ],
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "group", "share"),
-    [("AllReduce", "dp:0-7", 2 * 7 / 8), ("AllGather", "dp:0-24/8", 3 / 4), ("ReduceScatter", "tp:0,4", 1 / 2),
-     ("AllToAll", "ep:0-3,8-11", 7 / 8), ("Permute", "cp:0-7", 1), ("AllReduce", None, np.nan)],
-)  # fmt: skip
-def test_bus_bandwidth_by_collective(trace, name, group, share):
-    # 10 bytes in 1 ns are all of the link's 10 GB/s, before the factor
-    events = picture.rows("cc C", {"C": {"name": name, "replica_group": group, "bytes": 10}})
-    found = run(trace(events, [picture.segment(0, 1)]), [Communication()])["communication"]["communication"]
-    assert found["link_share"].tolist() == pytest.approx([share], nan_ok=True)
 
 
 def test_underused(trace):

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuronprof.errors import NeuronprofError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -105,6 +107,25 @@ class Trace:
         from neuronprof.view import timeline
 
         return timeline.timeline(self.file, **options)
+
+    def roofline(self) -> Any:
+        """A Bokeh figure of the operators under the machine's roofs; `analyze("roofline")` is its table."""
+        from neuronprof.view import rooflineplot
+
+        return rooflineplot.figure(self.analyze("roofline"), (self.metadata.get("machine") or {}).get("rank") or {})
+
+    def rank_map(self) -> Any:
+        """A Bokeh layout of all ranks of the job over its steps, by waiting, lateness or busy engine; `ranks` is its table.
+
+        Raises:
+            NeuronprofError: the trace does not say what each rank did.
+        """
+        from neuronprof.analyze.everyrank import over_steps
+        from neuronprof.view import heatmap
+
+        if self.ranks.empty:
+            raise NeuronprofError(f"{self.file.path} does not say what each rank did; record it again.")
+        return heatmap.figure(over_steps(self.ranks))
 
     def __repr__(self) -> str:
         return f"<neuronprof trace {self.file.path}: {self.file.num_events:,} events>"

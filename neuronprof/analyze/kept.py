@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -12,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuronprof import units
 from neuronprof.analyze.pyramid import build, store
 from neuronprof.errors import NeuronprofError
 from neuronprof.trace import reader, schema
@@ -23,6 +25,7 @@ Tables = dict[str, dict[str, "pd.DataFrame"]]
 
 _SMALL = 500_000  # events that are summed beside the server; more are summed in a process of their own
 _IDENTITY = "trace.json"
+_BYTES_AN_EVENT = 480  # of a chip that is analysed, as measured on 10 million of them
 _OFTEN = 1.0  # seconds between two looks at the trace's files
 
 
@@ -106,11 +109,13 @@ class Kept:
         """The results of all analyzers.
 
         Raises:
-            NeuronprofError: the trace is damaged.
+            NeuronprofError: the trace is damaged, or a chip of it is too large for this machine's memory.
         """
         folder = self.folder / "tables"
         if folder.is_dir():
             return _load_tables(folder)
+        if "tables" not in self._jobs:
+            _refuse_too_large(self.trace)
         self._job("tables", self.trace.num_events, _analyze, self.path, folder)
         return None
 
@@ -131,10 +136,10 @@ class Kept:
 
 
 class _Job:
-    """Work in the background that leaves its progress, or the sentence that ended it, in a file."""
+    """Work in the background that leaves its progress, or the sentence that ended it, in a file; the last of `about` is what it makes."""
 
     def __init__(self, file: Path, apart: bool, work: Callable[..., None], about: tuple[Any, ...]) -> None:
-        self._file = file
+        self._file, self._done = file, about[-1]
         file.unlink(missing_ok=True)
         start: Any = multiprocessing.get_context("spawn").Process if apart else threading.Thread
         self._worker = start(target=_work, args=(work, about, file), daemon=True)
@@ -152,10 +157,32 @@ class _Job:
         what, share = self.progress()
         if share < 0:
             raise NeuronprofError(what)
+        if not self._worker.is_alive() and not self._done.exists():
+            raise NeuronprofError("What was done in the background was ended from outside, perhaps for lack of memory.")
 
     def stop(self) -> None:
         if not isinstance(self._worker, threading.Thread):
             self._worker.terminate()
+
+
+def _refuse_too_large(trace: reader.TraceFile) -> None:
+    """The analyzers hold all events of a chip at once: what does not fit would take the machine down with it."""
+    needed = _BYTES_AN_EVENT * trace.num_events // max(1, len(trace.chips))
+    free = _free_memory()
+    if needed > free:
+        raise NeuronprofError(
+            f"Analysing {trace.path} takes about {units.size(needed)} of memory, of which {units.size(free)} are free; "
+            "the timeline needs little. Record fewer steps (--steps) to see the other pages."
+        )
+
+
+def _free_memory() -> float:
+    """Bytes that can be had without swapping; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), math.inf)
 
 
 def _work(work: Callable[..., None], about: tuple[Any, ...], file: Path) -> None:

@@ -63,6 +63,7 @@ def apply(plot: "Figure", gutter: int) -> None:
     plot.min_border_right = 10
     plot.min_border_top = plot.min_border_bottom = 4
     plot.outline_line_color = LINE
+    plot.toolbar.logo = None
     plot.background_fill_color, plot.border_fill_color = PAPER, None
     plot.xgrid.grid_line_color = plot.ygrid.grid_line_color = LINE
     plot.axis.axis_line_color = None
@@ -91,17 +92,41 @@ def label_axis(axis: Any) -> None:
 
 def quantity_axis(plot: "Figure", label: str, code: str) -> None:
     """A value axis with few labels and the plot's name left of them."""
-    from bokeh.models import CustomJSTickFormatter, FixedTicker
+    from bokeh.models import FixedTicker
 
     plot.xaxis.visible = False
     plot.yaxis.ticker = FixedTicker(ticks=[])
-    plot.yaxis.formatter = CustomJSTickFormatter(code=script("format.js", then=code))
+    scale(plot.yaxis, code)
     plot.yaxis.axis_label = label
     plot.yaxis.axis_label_orientation = "horizontal"
-    plot.yaxis.axis_label_text_font = FONT
-    plot.yaxis.axis_label_text_font_size = "12px"
-    plot.yaxis.axis_label_text_font_style = "normal"
-    plot.yaxis.axis_label_text_color = INK
+    name_axes(plot)
+
+
+def plain(text: str) -> str:
+    """A name from a trace as Bokeh's legends and axes print it: as it is, never as a formula."""
+    return text.replace("$", "＄").replace("\\", "＼")
+
+
+def scale(axis: Any, code: str) -> None:
+    """An axis whose ticks are printed by JavaScript that may use format.js."""
+    from bokeh.models import CustomJSTickFormatter
+
+    axis.formatter = CustomJSTickFormatter(code=script("format.js", then=code))
+
+
+def name_axes(plot: "Figure") -> None:
+    """The look of what axes are called."""
+    plot.axis.axis_label_text_font = FONT
+    plot.axis.axis_label_text_font_size = "12px"
+    plot.axis.axis_label_text_font_style = "normal"
+    plot.axis.axis_label_text_color = INK
+
+
+def legend(plot: "Figure") -> None:
+    """The look of a legend inside a plot."""
+    plot.legend.label_text_font, plot.legend.label_text_font_size, plot.legend.label_text_color = FONT, "11px", INK
+    plot.legend.border_line_color, plot.legend.background_fill_color = None, PAPER
+    plot.legend.background_fill_alpha, plot.legend.padding, plot.legend.spacing = 0.8, 4, 1
 
 
 def headings_right(places: Sequence[int]) -> str:

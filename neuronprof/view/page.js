@@ -15,6 +15,7 @@ function begin() {
     turnTo(link.dataset.page)
     remember(timeline())
   }))
+  document.addEventListener("neuronprof.rank", ({detail}) => openRank(timeline(), detail))
   addEventListener("popstate", () => restore(timeline(), stateOf(location.hash)))
   whenThere(() => model("timeline"), (root) => {
     turnTo(stateOf(location.hash).page)
@@ -92,6 +93,15 @@ function turnTo(page) {
   document.querySelectorAll(".page").forEach((section) => section.classList.toggle("away", section.id != `page-${chosen}`))
   document.body.dataset.page = chosen
   openSheet(chosen)
+}
+
+function openRank(shown, rank) {
+  const key = `0/${rank}`
+  if (!(key in shown.models.names))
+    return tell(`The events of rank ${rank} are not in the trace: record with --trace-ranks ${rank} to have them.`)
+  tell("")
+  shown.models.rank.value = key
+  turnTo("timeline")
 }
 
 const onTimeline = () => document.body.dataset.page == "timeline"

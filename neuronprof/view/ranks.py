@@ -1,13 +1,16 @@
-"""The page of ranks: how long each rank of the job waits for others, and how long its busiest engine works."""
+"""The page of ranks: what each rank of the job did in each step, how many waited how long, and whom the others waited for."""
 
 from typing import TYPE_CHECKING, Any
 
-from neuronprof.view import look, tables, tracks
+import numpy as np
+
+from neuronprof.analyze.everyrank import every_rank, over_steps
+from neuronprof.view import heatmap, look, tables, tracks
 from neuronprof.view.tables import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
-    from bokeh.plotting import figure
+    from bokeh.plotting import figure as Figure
 
 _COLUMNS = (
     Shown("rank", "Rank", "number"),
@@ -17,49 +20,51 @@ _COLUMNS = (
     Shown("busy_ns", "Works a step", "time", 120),
     Shown("engine", "Engine"),
 )
+_BINS = 60
 
 
-def ranks(table: "pd.DataFrame") -> list[Any]:
-    """The picture of all ranks, and the table of those that others wait for. table: from analyze.everyrank."""
+def ranks(totals: "pd.DataFrame") -> list[Any]:
+    """The page's parts. totals: the ranks table of the trace."""
+    table = every_rank(totals)
+    if table.empty:
+        return [_sentence("The trace does not say what each rank did.")]
+    cut = f" The first {tables.MOST_ROWS:,} of {len(table):,}." if len(table) > tables.MOST_ROWS else ""
+    return [
+        _sentence("All ranks of the job. A click opens a rank whose events are in the trace."),
+        heatmap.figure(over_steps(totals)),
+        _sentence("How many ranks wait for others, and how many work, how long in a step."),
+        _distribution(table),
+        _sentence(f"Those that wait least come first: the others wait for them.{cut}"),
+        tables.data_table(table.head(tables.MOST_ROWS), _COLUMNS),
+    ]
+
+
+def _sentence(text: str) -> Any:
     from bokeh.models import Div
 
-    if table.empty:
-        return [Div(text="The trace does not say what each rank did.", stylesheets=[look.SENTENCE_CSS])]
-    cut = f" The first {tables.MOST_ROWS:,} of {len(table):,}." if len(table) > tables.MOST_ROWS else ""
-    words = f"All ranks of the job. Those that wait least come first: the others wait for them.{cut}"
-    head = Div(text=words, stylesheets=[look.SENTENCE_CSS])
-    return [head, _picture(table), tables.data_table(table.head(tables.MOST_ROWS), _COLUMNS)]
+    return Div(text=text, stylesheets=[look.SENTENCE_CSS])
 
 
-def _picture(table: "pd.DataFrame") -> "figure":
-    from bokeh.models import ColumnDataSource
+def _distribution(table: "pd.DataFrame") -> "Figure":
     from bokeh.plotting import figure
 
-    columns = ["rank", "chip", "stage", "wait_peer_ns", "busy_ns"]
-    source = ColumnDataSource({c: table[c].to_numpy() for c in columns})
-    source.data["wait"], source.data["busy"] = (table[c].to_numpy() / 1e6 for c in ("wait_peer_ns", "busy_ns"))
-    plot = figure(
-        height=280,
-        sizing_mode="stretch_width",
-        tools="xpan,xwheel_zoom,box_zoom,reset,hover",
-        tooltips=[
-            ("rank", "@rank"),
-            ("chip", "@chip"),
-            ("stage", "@stage"),
-            ("waits", "@wait ms"),
-            ("works", "@busy ms"),
-        ],
-        x_axis_label="rank",
-        y_axis_label="ms a step",
-        name="every rank",
-    )
+    plot = figure(height=200, sizing_mode="stretch_width", tools="xpan,xwheel_zoom,box_zoom,reset,save", toolbar_location="right",
+                  x_axis_label="time a step", y_axis_label="ranks", name="distribution")  # fmt: skip
     look.apply(plot, 70)
+    look.name_axes(plot)
+    look.scale(plot.xaxis, "return time(tick)")
+    most = max(float(table["wait_peer_ns"].max()), float(table["busy_ns"].max()), 1.0)
+    edges = np.linspace(0, most, _BINS + 1)
     for column, label, colour in (
-        ("busy", str(table["engine"].iloc[0]), tracks.BLUE),
-        ("wait", "waiting for others", tracks.ORANGE),
+        ("busy_ns", f"{look.plain(str(table['engine'].iloc[0]))} engine works", tracks.BLUE),
+        ("wait_peer_ns", "waits for others", tracks.ORANGE),
     ):
-        plot.scatter("rank", column, source=source, size=4, color=colour, legend_label=label)
+        count, _ = np.histogram(table[column], edges)
+        some = count > 0
+        plot.quad(left=edges[:-1][some], right=edges[1:][some], bottom=0, top=count[some], fill_color=colour, fill_alpha=0.7,
+                  line_color=None, legend_label=label)  # fmt: skip
+    plot.y_range.start = 0
     plot.add_layout(plot.legend[0], "above")
-    plot.legend.orientation, plot.legend.label_text_font_size = "horizontal", "11px"
-    plot.toolbar.logo = None
+    plot.legend.orientation = "horizontal"
+    look.legend(plot)
     return plot

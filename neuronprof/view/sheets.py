@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from neuronprof.analyze.everyrank import every_rank
-from neuronprof.view import heading, look, ranks, tables
+from neuronprof.view import heading, look, ranks, rooflineplot, tables
 
 if TYPE_CHECKING:
     from bokeh.models import UIElement
@@ -57,12 +56,15 @@ def _parts(name: str, found: Found) -> list["UIElement"]:
     if name == HEADING:
         return [html("heading", figures=heading.figures(found.summary))]
     if name == "ranks":
-        return ranks.ranks(every_rank(found.trace.totals))
+        return ranks.ranks(found.trace.totals)
     parts: list[UIElement] = []
     if name == "summary":
         summary = found.summary
         about = {"split": heading.split(summary), "costs": heading.costs(summary), "remarks": heading.remarks(summary)}
         parts.append(html("summary", **about))
+    if name == "roofline":
+        table, machine = found.tables["roofline"]["roofline"], found.trace.metadata.get("machine") or {}
+        parts.append(rooflineplot.figure(table, machine.get("rank") or {}))
     return [*parts, *tables.page(name, found.tables)]
 
 

@@ -86,7 +86,7 @@ _COLLECTIVES = Table(
 _ROOFLINE = Table(
     "roofline",
     "roofline",
-    "Operators against the machine's peak: FLOPs per byte moved, and what they reach.",
+    "Operators against the machine's peak: FLOPs per byte moved, and what they reach. What computes or moves nothing has no place above.",
     (
         *_PLACE, Shown("phase", "Phase"), Shown("dtype", "Type"), Shown("time_ns", "Time", "time"),
         Shown("intensity", "FLOPs per byte", "number", 110), Shown("flops_per_second", "Achieved", "flops", 130),

@@ -11,14 +11,20 @@ window.timeline = () => {
   const words = lanes.renderers.find((r) => r.glyph.type == "Text").data_source.data
   return {lanes, view, drawn, words, range: lanes.x_range, state: lanes.x_range.neuronprof}
 }
-window.spot = (ns, row, name = "lanes") => {
-  const {el, frame} = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name))
-  const box = el.getBoundingClientRect()
-  return [box.left + frame.x_scale.compute(ns), box.top + (name == "lanes" ? frame.y_scale.compute(-row - 0.5) : frame.bbox.y0 + 60)]
+window.find = (name) => {
+  const model = Bokeh.documents.map((document) => document.get_model_by_name(name)).find((model) => model)
+  const view = model && Bokeh.index.find_one(model)
+  return view && {model, view, box: view.el.getBoundingClientRect()}
+}
+// Where a row of the lanes or of the map is; in another figure, some place over the time.
+window.spot = (x, row, name = "lanes") => {
+  const {view: {frame}, box} = find(name)
+  const at = {lanes: -row - 0.5, "rank map": row}[name]
+  return [box.left + frame.x_scale.compute(x), box.top + (at === undefined ? frame.bbox.y0 + 60 : frame.y_scale.compute(at))]
 }
 window.frame = (name) => {
-  const {el, frame} = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name))
-  return [frame.bbox.x0, frame.bbox.x1].map((x) => Math.round(el.getBoundingClientRect().left + x))
+  const {view: {frame}, box} = find(name)
+  return [frame.bbox.x0, frame.bbox.x1].map((x) => Math.round(box.left + x))
 }
 window.rectangles = () => {
   const {drawn} = timeline()

@@ -9,10 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import picture
 import pytest
 import synthetic_trace
 from browser import HOSTILE, drawn, hover, limits, window
+
+from neuronprof.trace import schema
+from neuronprof.trace.writer import TraceWriter
 
 pytestmark = pytest.mark.browser
 
@@ -271,3 +275,26 @@ def test_ctrl_c_ends_it_at_once_and_the_page_says_so(chromium, view, tmp_path):
     tab.keyboard.press("w")
     tab.locator("#notice", has_text="The server does not answer: it was stopped.").wait_for()
     tab.close()
+
+
+def test_a_click_on_the_map_opens_a_rank(view, open_tab, tmp_path):
+    # Of four ranks, rank 0 and rank 2 are written in full; rank 3 waits longest.
+    path = tmp_path / "t.parquet"
+    with TraceWriter(path) as writer:
+        events = picture.rows("tensor aaaa\n rank 2\n tensor ..aa", scale=100)
+        writer.write({name: np.array([event[name] for event in events]) for name in events[0] if name not in schema.STRINGS}
+                     | {name: [event.get(name) for event in events] for name in schema.STRINGS})  # fmt: skip
+        every = {"step": [0] * 4, "rank": range(4), "chip": [0] * 4, "core": range(4), "stage": [0] * 4, "engine": ["tensor"] * 4,
+                 "busy_ns": [100] * 4, "wait_peer_ns": [0, 10, 20, 3000], "end_ts": [400] * 4}  # fmt: skip
+        writer.close({"segments": [picture.segment(0, 400)], "world_size": 4}, None, every)
+    tab = open_tab(view(path).address)
+    turn_to(tab, "ranks")
+    tab.wait_for_function("() => find('rank map')?.view.frame.bbox.width > 100")
+    assert hover(tab, 0, 3, "rank map").split() == ["Rank", "3", "Step", "Time", "0", "3", "us"]
+    tab.mouse.click(*tab.evaluate("() => spot(0, 3, 'rank map')"))
+    tab.locator("#notice", has_text="The events of rank 3 are not in the trace").wait_for()
+    tab.wait_for_timeout(600)  # two clicks sooner are a double click
+    tab.mouse.click(*tab.evaluate("() => spot(0, 2, 'rank map')"))
+    tab.wait_for_function("() => timeline().state.keys == '0/2'")
+    assert not tab.locator("#notice").is_visible()
+    assert tab.locator("#page-timeline").is_visible()

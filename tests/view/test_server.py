@@ -113,3 +113,14 @@ def test_a_trace_that_changes_is_told(served):
         410,
         f"{served.path} was deleted while it was open. Start neuronprof view again to see it.",
     )
+
+
+def test_a_trace_too_large_to_analyse_says_so_and_shows_its_timeline(served, monkeypatch):
+    monkeypatch.setattr("neuronprof.analyze.kept._free_memory", lambda: 100)
+    status, text = served("/ask/sheet?name=summary")
+    assert (status, text.decode()) == (
+        500,
+        f"Analysing {served.path} takes about 1.41 KiB of memory, of which 100 B are free; the timeline needs little. "
+        "Record fewer steps (--steps) to see the other pages.",
+    )
+    assert served("/ask/rank?key=0/0")[0] == 200

@@ -1,6 +1,6 @@
 """Collects a Program's instructions row by row."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,21 @@ _MOVES = [*DMA_OPCODES, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV]
 _COMPUTES = [Opcode.ACTIVATE, Opcode.TENSOR_TENSOR, Opcode.TENSOR_SCALAR, Opcode.TENSOR_REDUCE, Opcode.CUSTOM_OP]
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Instructions to be added at once, counted from the first: columns as Program has them, operands four an instruction.
+
+    op, dtype: places in the lists that `add_rows` is given; edges: int64[k, 3], see `need`.
+    """
+
+    opcode: list[int]
+    queue: list[int]
+    op: np.ndarray
+    dtype: np.ndarray
+    operands: list[int]
+    edges: np.ndarray
+
+
 @dataclass
 class ProgramBuilder:
     """Rows of a Program under construction. `add` returns the new instruction's index."""
@@ -20,12 +35,11 @@ class ProgramBuilder:
     queue: list[int] = field(default_factory=list)
     op: list[int] = field(default_factory=list)
     dtype: list[int] = field(default_factory=list)
-    operands: list[tuple[int, int, int, int]] = field(default_factory=list)
-    deps_ptr: list[int] = field(default_factory=lambda: [0])
-    deps: list[int] = field(default_factory=list)
-    deps_space: list[bool] = field(default_factory=list)
+    operands: list[int] = field(default_factory=list)  # four an instruction
     collectives: dict[int, CollectiveCall] = field(default_factory=dict)
     flops: dict[int, int] = field(default_factory=dict)  # of instructions whose operands do not say how many
+    _edges: list[np.ndarray] = field(default_factory=list)
+    _single: list[tuple[int, int, int]] = field(default_factory=list)
     _dtypes: dict[str, int] = field(default_factory=dict)
     _launch: int = -1
     _launched: set[int] = field(default_factory=set)
@@ -49,20 +63,40 @@ class ProgramBuilder:
         self.opcode.append(opcode)
         self.queue.append(queue)
         self.op.append(op)
-        self.dtype.append(self._dtypes.setdefault(dtype, len(self._dtypes)))
-        self.operands.append(operands)
-        needed = {d for d in data if d >= 0}
-        if self._launch >= 0 and queue not in self._launched and queue != Queue.HOST:
-            # Queues run in order: the first instruction after a launch holds back all that follow it.
-            self._launched.add(queue)
-            needed.add(self._launch)
-        room = {d for d in space if d >= 0} - needed
-        self.deps.extend(sorted(needed))
-        self.deps_space.extend([False] * len(needed))
-        self.deps.extend(sorted(room))
-        self.deps_space.extend([True] * len(room))
-        self.deps_ptr.append(len(self.deps))
+        self.dtype.append(self._code(dtype))
+        self.operands += operands
+        self.need(index, data, space)
+        if self._launch >= 0:
+            self._after_launch(queue, index)
         return index
+
+    def add_rows(self, rows: Rows, ops: list[int], dtypes: Sequence[str]) -> int:
+        """Adds many instructions that work for these operators on these dtypes; returns the first one's index."""
+        first = len(self.opcode)
+        self.opcode += rows.opcode
+        self.queue += rows.queue
+        self.op += np.array(ops)[rows.op].tolist()
+        self.dtype += np.array([self._code(dtype) for dtype in dtypes])[rows.dtype].tolist()
+        self.operands += rows.operands
+        self._edges.append(np.add(rows.edges, (first, first, 0)))
+        if self._launch >= 0:
+            for queue in set(rows.queue):
+                self._after_launch(queue, first + rows.queue.index(queue))
+        return first
+
+    def _code(self, dtype: str) -> int:
+        return self._dtypes.setdefault(dtype, len(self._dtypes))
+
+    def need(self, index: int, data: Iterable[int], space: Iterable[int] = ()) -> None:
+        """Lets an instruction wait for predecessors; see `add`. An edge is (instruction, predecessor, 1 where it waits for room)."""
+        self._single += [(index, d, 0) for d in data if d >= 0]
+        self._single += [(index, d, 1) for d in space if d >= 0]
+
+    def _after_launch(self, queue: int, index: int) -> None:
+        """Queues run in order: the first instruction after a launch holds back all that follow it."""
+        if queue not in self._launched and queue != Queue.HOST:
+            self._launched.add(queue)
+            self.need(index, [self._launch])
 
     def launch(self, op: int) -> None:
         """Adds a LAUNCH that everything after it waits for."""
@@ -72,6 +106,7 @@ class ProgramBuilder:
     def finish(self, memory: list[tuple[int, int, int]], unknown: dict[str, int], operators: int = 0) -> Program:
         """The Program of all rows added so far; memory, unknown and operators as Program has them."""
         opcode, operands = np.array(self.opcode, np.int8), np.array(self.operands, np.int64).reshape(-1, 4)
+        deps_ptr, deps, space = self._dependencies()
         flops = np.select(
             [np.isin(opcode, PRODUCTS), np.isin(opcode, _COMPUTES)],
             [2 * operands.prod(axis=1), operands[:, 0] * operands[:, 1]],
@@ -86,12 +121,23 @@ class ProgramBuilder:
             operands=operands,
             nbytes=np.where(np.isin(opcode, _MOVES), operands[:, 0], 0),
             flops=flops,
-            deps_ptr=np.array(self.deps_ptr, np.int64),
-            deps=np.array(self.deps, np.int32),
-            deps_space=np.array(self.deps_space, bool),
+            deps_ptr=deps_ptr,
+            deps=deps.astype(np.int32),
+            deps_space=space.astype(bool),
             memory=np.array(memory, np.int64).reshape(-1, 3),
             dtypes=tuple(self._dtypes),
             collectives=self.collectives,
             unknown=unknown,
             operators=operators,
         )
+
+    def _dependencies(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where each instruction's predecessors begin, those for data before those for room; who is needed for both counts for data."""
+        edges = np.concatenate([np.array(self._single, np.int64).reshape(-1, 3), *self._edges])
+        edges = edges[edges[:, 1] >= 0]
+        edges = edges[np.lexsort((edges[:, 2], edges[:, 1], edges[:, 0]))]
+        again = np.zeros(len(edges), bool)
+        again[1:] = (edges[1:, :2] == edges[:-1, :2]).all(axis=1)
+        edges = edges[~again]
+        index, needed, space = edges[np.lexsort((edges[:, 1], edges[:, 2], edges[:, 0]))].T
+        return np.searchsorted(index, np.arange(len(self) + 1)).astype(np.int64), needed, space

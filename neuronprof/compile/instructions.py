@@ -6,23 +6,48 @@ taken it out. All PE arrays of a logical core run an instruction side by side, e
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from typing import TypeVar
+
+import numpy as np
 
 from neuronprof.compile.fuse import Group
+from neuronprof.compile.lowering import Pass
 from neuronprof.compile.plan import GroupPlan
-from neuronprof.compile.tiled import Pass, Share, Tiled
+from neuronprof.compile.tiled import Tiled
+from neuronprof.compile.tilerows import Ring, Tiling, pieces
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.ir import Graph
 from neuronprof.graph.ops import Gemm, OpKind, Work
 from neuronprof.hardware.spec import Chip
 from neuronprof.program import Opcode, Queue
 
+_Part = TypeVar("_Part")
+
 MOST = 3_000_000  # instructions of a program; each is an event
 _SCORES = {2: 1, 5: 2}  # of attention's two products forward and five backward, those before the softmax
 _WEIGHTS_HELD = 2  # stationary tiles in the PE array: the one at work and the next
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The number-th of count tiles, and its part of a whole; the parts add up to the whole."""
+
+    number: int
+    count: int
+
+    def of(self, whole: int) -> int:
+        """Its part of a number."""
+        return whole * (self.number + 1) // self.count - whole * self.number // self.count
+
+    def among(self, parts: Sequence[_Part]) -> list[_Part]:
+        """Its parts of a list."""
+        return list(parts[len(parts) * self.number // self.count : len(parts) * (self.number + 1) // self.count])
+
+
 _Stage = Callable[[int, set[int]], int]  # of a tile, and what it needs: its last instruction
 
 
@@ -83,11 +108,35 @@ class Instructions(Tiled):
             return super()._passes(group)
         return [one for op in group.ops for one in self._passes_of([op])]
 
-    def _engines(
-        self, gemms: list[tuple[int, Gemm]], passes: list[Pass], share: Share, ready: set[int], tiles: list[int]
-    ) -> int:
+    def _write(self, tiling: Tiling) -> tuple[list[int], int]:
+        """In detail, tile by tile."""
         if not self._in_detail:
-            return super()._engines(gemms, passes, share, ready, tiles)
+            return super()._write(tiling)
+        loaded: list[int] = []
+        last, shape = -1, tiling.shape
+        passes = [(opcode, queue, tiling.ops[op], elements) for opcode, queue, op, elements in shape.passes]
+        cut = [(tiling.ops[op], parts) for op, parts in shape.parts()]
+        for i, held in enumerate(self._held(tiling)):
+            share = _Share(i, shape.count)
+            space = self._make_room(held)
+            # Queues run in order: what the first tile waits for, the others have behind them.
+            loaded = [self._move(r, tiling.ops[0], share, () if i else r.after, space) for r in tiling.loads]
+            products = [(op, part) for op, parts in cut for part in share.among(parts)]
+            last = self._engines(products, passes, share, {*loaded, *(() if i else tiling.resident)})
+            for ring in tiling.stores:
+                ring.last = self._move(ring, tiling.ops[-1], share, [last, *(() if i else ring.after)], ())
+            # A result holds its room until it has been stored.
+            self._tiles.append((held, [ring.last for ring in tiling.stores] or [last]))
+        return loaded, last
+
+    def _move(self, ring: Ring, op: int, share: _Share, data: Iterable[int], space: Iterable[int]) -> int:
+        """One tile's DMA on a ring."""
+        nbytes = share.of(ring.nbytes)
+        operands = (nbytes, int(pieces(ring.opcode, ring.run, np.array(nbytes), self.partitions)), 0, 0)
+        return self.builder.add(ring.opcode, ring.queue, op, operands, dtype=self._dtype(op), data=data, space=space)
+
+    def _engines(self, gemms: list[tuple[int, Gemm]], passes: list[Pass], share: _Share, ready: set[int]) -> int:
+        """The tile's instructions on the engines; returns the last."""
         scores = self._scores(gemms)
         waves, after = (
             [w for op, gemm in part for w in self._waves(op, gemm)] for part in (gemms[:scores], gemms[scores:])
@@ -101,7 +150,7 @@ class Instructions(Tiled):
         ]
         if after:
             steps = [step for wave in after for step in wave.all_steps]
-            stages.append(lambda at, data: self._products(Share(at, count).among(steps), data))
+            stages.append(lambda at, data: self._products(_Share(at, count).among(steps), data))
         return _flow(stages, count, ready)
 
     def _scores(self, gemms: list[tuple[int, Gemm]]) -> int:
@@ -111,16 +160,16 @@ class Instructions(Tiled):
         whole = len(self.works[self.graph.signature[gemms[0][0]]].gemms)
         return len(gemms) * _SCORES.get(whole, whole) // whole
 
-    def _tiles_of(self, op: int, queue: Queue, share: Share) -> int:
+    def _tiles_of(self, op: int, queue: Queue, share: _Share) -> int:
         """Instructions of an engine that it takes to cover an operator's elements."""
         engine = getattr(self._chip, queue.name.lower())
         elements = share.of(self.works[self.graph.signature[op]].elements)
         return max(1, ceil(elements / (engine.lanes * self.lnc * engine.tile)))
 
-    def _pass(self, one: Pass, share: Share, count: int, drains: bool, at: int, data: set[int]) -> int:
+    def _pass(self, one: Pass, share: _Share, count: int, drains: bool, at: int, data: set[int]) -> int:
         """One operator's instruction on one of the `count` tiles of a piece. drains: it takes the tile's products out of PSUM."""
         opcode, queue, op, elements = one
-        part = Share(at, count).of(share.of(elements))
+        part = _Share(at, count).of(share.of(elements))
         index = self.builder.add(opcode, queue, op, (part, 1, int(at > 0), 0), dtype=self._dtype(op), data=data)
         if drains:
             self._banks.append(index)
@@ -141,7 +190,7 @@ class Instructions(Tiled):
                 found.append((side * sharing, n, ceil(deep / sharing)))
         flops = 2 * gemm.batch * gemm.m * gemm.k * gemm.n
         return [
-            _Wave(op, Share(i, len(found)).of(flops), side, m, k, n, steps) for i, (side, n, steps) in enumerate(found)
+            _Wave(op, _Share(i, len(found)).of(flops), side, m, k, n, steps) for i, (side, n, steps) in enumerate(found)
         ]
 
     def _products(self, steps: list[tuple[_Wave, int]], data: set[int]) -> int:
@@ -159,7 +208,7 @@ class Instructions(Tiled):
             product = self.builder.add(
                 Opcode.MATMUL_TILE, Queue.TENSOR, wave.op, operands, dtype=dtype, data=[weights], space=room
             )
-            self.builder.flops[product] = Share(step, wave.steps).of(wave.flops)
+            self.builder.flops[product] = _Share(step, wave.steps).of(wave.flops)
             self._loaded.append(product)
             room, data = [], set()
         return product

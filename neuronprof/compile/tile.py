@@ -1,7 +1,10 @@
 """Tiling: how a group is cut so that three of its tiles fit SBUF, and what a matmul reads again because its operands do not fit."""
 
 import itertools
+from functools import lru_cache
 from math import ceil
+
+import numpy as np
 
 from neuronprof.graph.ops import Gemm
 
@@ -28,7 +31,13 @@ def split(extent: int, tile: int, parts: int) -> list[int]:
     return [b - a for a, b in itertools.pairwise(bounds)]
 
 
-def split_gemm(gemm: Gemm, parts: int, stationary: int, moving: int) -> list[Gemm]:
+def shares(whole: int, count: int) -> np.ndarray:
+    """A whole in so many parts, as equal as they can be; they add up to it: 10 in 3 is [3, 3, 4]."""
+    return np.diff(whole * np.arange(count + 1) // count)
+
+
+@lru_cache(maxsize=4096)
+def split_gemm(gemm: Gemm, parts: int, stationary: int, moving: int) -> tuple[Gemm, ...]:
     """A matmul cut into about `parts` matmuls of whole tiles: along its batch first, then along the longer and the other side."""
     batches = split(gemm.batch, 1, parts)
     left = ceil(parts / len(batches))
@@ -38,9 +47,10 @@ def split_gemm(gemm: Gemm, parts: int, stationary: int, moving: int) -> list[Gem
     else:
         rows = split(gemm.m, stationary, left)
         columns = split(gemm.n, moving, ceil(left / len(rows)))
-    return [Gemm(b, m, gemm.k, n) for b in batches for m in rows for n in columns]
+    return tuple(Gemm(b, m, gemm.k, n) for b in batches for m in rows for n in columns)
 
 
+@lru_cache(maxsize=4096)
 def orient(gemm: Gemm, stationary: int, moving: int, shortest: int) -> Gemm:
     """The same matmul or its transpose, whichever keeps the PE array fuller: M is held stationary, N moves past it.
 
@@ -53,6 +63,7 @@ def orient(gemm: Gemm, stationary: int, moving: int, shortest: int) -> Gemm:
     return gemm if cycles(gemm.m, gemm.n) <= cycles(gemm.n, gemm.m) else Gemm(gemm.batch, gemm.n, gemm.k, gemm.m)
 
 
+@lru_cache(maxsize=4096)
 def read_again(left: int, right: int, result: int, working: float) -> int:
     """Bytes that one matmul reads more than once because nothing of it fits the working half of SBUF.
 

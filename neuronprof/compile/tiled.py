@@ -1,59 +1,25 @@
 """Lowering to tiles: each group becomes loads, instructions on the engines and stores, tile by tile, on the queues of a NeuronCore."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TypeVar
 
 from neuronprof.compile import tile
 from neuronprof.compile.fuse import Group
-from neuronprof.compile.lowering import Lowering, Pass
+from neuronprof.compile.lowering import Lowering
 from neuronprof.compile.plan import RESIDENT_SHARE, GroupPlan, Move
+from neuronprof.compile.tilerows import Ring, Shape, Tiling, block
 from neuronprof.graph.ir import Graph
 from neuronprof.graph.ops import Gemm, OpKind, Work
 from neuronprof.hardware.spec import Chip
 from neuronprof.program import Opcode, Queue
 from neuronprof.terms import Role
 
-_ACCUMULATOR_BYTES = 4  # PSUM sums up in FP32
 _FROM_WEIGHTS_RING = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 
-_Part = TypeVar("_Part")
 
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """The number-th of count tiles, and its part of a whole; the parts add up to the whole."""
-
-    number: int
-    count: int
-
-    def of(self, whole: int) -> int:
-        """Its part of a number."""
-        return whole * (self.number + 1) // self.count - whole * self.number // self.count
-
-    def among(self, parts: list[_Part]) -> list[_Part]:
-        """Its parts of a list."""
-        return parts[len(parts) * self.number // self.count : len(parts) * (self.number + 1) // self.count]
-
-
-@dataclass(slots=True)
-class _Ring:
-    """What a group moves on one DMA ring: bytes in all, contiguous bytes of a run on average, and what its DMA has to wait for."""
-
-    opcode: Opcode
-    queue: Queue
-    buffers: list[int]
-    nbytes: int
-    run: int
-    after: list[int] = field(default_factory=list)
-    last: int = -1
-
-
-def _ring(group: Group, opcode: Opcode, queue: Queue, moves: list[Move]) -> _Ring:
+def _ring(group: Group, opcode: Opcode, queue: Queue, moves: list[Move]) -> Ring:
     runs = [(m.nbytes, max(1, min(m.nbytes, group.pieces.get(m.buffer, m.nbytes)))) for m in moves]
     nbytes = sum(size for size, _ in runs)
-    return _Ring(opcode, queue, [m.buffer for m in moves], nbytes, nbytes // sum(-(-size // run) for size, run in runs))
+    return Ring(opcode, queue, [m.buffer for m in moves], nbytes, nbytes // sum(-(-size // run) for size, run in runs))
 
 
 class Tiled(Lowering):
@@ -73,41 +39,70 @@ class Tiled(Lowering):
         self._in_flight = 0
 
     def _compute(self, group: Group, entry: GroupPlan) -> None:
+        tiling = self._tiling(group, entry)
+        loaded, last = self._write(tiling)
+        for move in entry.loads:
+            self._read[move.buffer] += loaded
+        for ring in tiling.stores:
+            self._stored |= {buffer: [ring.last] for buffer in ring.buffers}
+        for buffer in group.writes:
+            self._made[buffer] = last
+
+    def _tiling(self, group: Group, entry: GroupPlan) -> Tiling:
         gemms = [(op, g) for op in group.ops for g in self._oriented(op)]
         again = self._read_again(group, entry, gemms)
         total = sum(group.reads.values()) + sum(group.writes.values()) + again
         count = tile.pieces(total, self.working)
         # A piece narrower than all PE arrays together would leave some of them idle.
-        stationary, moving = int(self.tensor.columns), int(self.tensor.moving_max * self.tensor.arrays) * self.lnc
-        cut = [(op, tile.split_gemm(g, count, stationary, moving)) for op, g in gemms]
-        count = max((len(parts) for _, parts in cut), default=count)
+        cut = (count, int(self.tensor.columns), int(self.tensor.moving_max * self.tensor.arrays) * self.lnc)
+        count = max((len(tile.split_gemm(g, *cut)) for _, g in gemms), default=count)
         passes = self._passes(group)
         if group.kind is OpKind.GEMM and not passes:
             # Nobody reads the result out of PSUM on the way: a copy to SBUF has to.
             passes = [(Opcode.TENSOR_SCALAR, Queue.VECTOR, group.ops[0], group.elements)]
-        resident = {self._made.get(b, -1) for b in entry.resident}
         loads, stores = self._load_rings(group, entry, again), self._store_rings(group, entry)
-        tiles: list[int] = []
-        loaded: list[int] = []
-        for i in range(count):
-            share = Share(i, count)
-            held = min(share.of(total), int(self.working / tile.IN_FLIGHT))
-            space = self._make_room(held)
-            # Queues run in order: what the first tile waits for, the others have behind them.
-            loaded = [self._move(ring, group.ops[0], share, ring.after if i == 0 else (), space) for ring in loads]
-            products = [(op, part) for op, parts in cut for part in share.among(parts)]
-            tiles.append(self._engines(products, passes, share, {*loaded, *(resident if i == 0 else ())}, tiles))
-            for ring in stores:
-                after = [tiles[-1], *(ring.after if i == 0 else ())]
-                ring.last = self._move(ring, group.ops[-1], share, after, [])
+        number = {op: i for i, op in enumerate(group.ops)}
+        shape = Shape(
+            count=count,
+            products=tuple((number[op], g) for op, g in gemms),
+            cut=cut,
+            passes=tuple((opcode, queue, number[op], elements) for opcode, queue, op, elements in passes),
+            loads=tuple(ring.motion for ring in loads),
+            stores=tuple(ring.motion for ring in stores),
+            dtypes=tuple(map(self._dtype, group.ops)),
+            partitions=self.partitions,
+            psum=self.psum,
+        )
+        return Tiling(group.ops, shape, total, {self._made.get(b, -1) for b in entry.resident}, loads, stores)
+
+    def _write(self, tiling: Tiling) -> tuple[list[int], int]:
+        """Appends a group's tiles, one after another; returns the loads and the last engine's instruction of the last tile."""
+        rows = block(tiling.shape)
+        first = self.builder.add_rows(rows.rows, tiling.ops, rows.dtypes)
+        last = [first + row if row >= 0 else -1 for row in rows.last]
+        if last[0] < 0:
+            last[0] = max(tiling.resident, default=-1)
+            for store in rows.stores:
+                self.builder.need(first + store[0], last[:1])
+        held = self._held(tiling)
+        for i, nbytes in enumerate(held):
+            space = self._make_room(nbytes)
+            for load in rows.loads if space else ():
+                self.builder.need(first + load[i], (), space)
             # A result holds its room until it has been stored.
-            self._tiles.append((held, [ring.last for ring in stores] or [tiles[-1]]))
-        for move in entry.loads:
-            self._read[move.buffer] += loaded
-        for ring in stores:
-            self._stored |= {buffer: [ring.last] for buffer in ring.buffers}
-        for buffer in group.writes:
-            self._made[buffer] = tiles[-1]
+            self._tiles.append((nbytes, [first + store[i] for store in rows.stores] or [last[i]]))
+        # Queues run in order: what the first tile waits for, the others have behind them.
+        for ring, at in (*zip(tiling.loads, rows.loads, strict=True), *zip(tiling.stores, rows.stores, strict=True)):
+            self.builder.need(first + at[0], ring.after)
+            ring.last = first + at[-1]
+        if rows.start >= 0:
+            self.builder.need(first + rows.start, tiling.resident)
+        return [first + load[-1] for load in rows.loads], last[-1]
+
+    def _held(self, tiling: Tiling) -> list[int]:
+        """Bytes of SBUF that each tile takes."""
+        most = int(self.working / tile.IN_FLIGHT)
+        return [min(nbytes, most) for nbytes in tile.shares(tiling.total, tiling.shape.count).tolist()]
 
     def _oriented(self, op: int) -> list[Gemm]:
         t = self.tensor
@@ -130,7 +125,7 @@ class Tiled(Lowering):
             return 0
         return gemm.batch * tile.read_again(left, right, 4 * gemm.m * gemm.n, self.working)
 
-    def _load_rings(self, group: Group, entry: GroupPlan, again: int) -> list["_Ring"]:
+    def _load_rings(self, group: Group, entry: GroupPlan, again: int) -> list[Ring]:
         """The group's loads by ring; each waits until HBM has what it loads. again: bytes that are read once more: no spill."""
         moves: dict[tuple[Queue, Opcode], list[Move]] = defaultdict(list)
         gather = group.kind is OpKind.GATHER
@@ -144,12 +139,12 @@ class Tiled(Lowering):
         if again:
             plain = next((r for r in rings if r.opcode is Opcode.DMA_LOAD), None)
             if plain is None:
-                plain = _Ring(Opcode.DMA_LOAD, rings[0].queue, [], 0, rings[0].run)
+                plain = Ring(Opcode.DMA_LOAD, rings[0].queue, [], 0, rings[0].run)
                 rings.append(plain)
             plain.nbytes += again
         return rings
 
-    def _store_rings(self, group: Group, entry: GroupPlan) -> list["_Ring"]:
+    def _store_rings(self, group: Group, entry: GroupPlan) -> list[Ring]:
         """The group's stores; the first tile's wait for those who still read what they overwrite."""
         rings = []
         for spill, opcode in ((False, Opcode.DMA_STORE), (True, Opcode.SPILL_SAVE)):
@@ -160,13 +155,6 @@ class Tiled(Lowering):
                 rings.append(ring)
         return rings
 
-    def _move(self, ring: "_Ring", op: int, share: Share, data: Iterable[int], space: Iterable[int]) -> int:
-        """One tile's DMA on a ring. A piece is a run in HBM, cut over the 128 partitions of SBUF."""
-        nbytes = share.of(ring.nbytes)
-        piece = ring.run if ring.opcode is Opcode.DMA_GATHER else min(ring.run, nbytes // self.partitions)
-        operands = (nbytes, max(1, piece), 0, 0)
-        return self.builder.add(ring.opcode, ring.queue, op, operands, dtype=self._dtype(op), data=data, space=space)
-
     def _make_room(self, nbytes: int) -> list[int]:
         """The tiles that have to be done before this many bytes fit beside the others in flight."""
         waits: list[int] = []
@@ -176,31 +164,3 @@ class Tiled(Lowering):
             waits += last
         self._in_flight += nbytes
         return waits
-
-    def _engines(
-        self,
-        gemms: list[tuple[int, Gemm]],
-        passes: list[Pass],
-        share: Share,
-        ready: set[int],
-        tiles: list[int],
-    ) -> int:
-        """The tile's instructions, engine after engine; returns the last.
-
-        A matmul runs ahead of what empties PSUM by as many tiles as PSUM holds, or by one: a larger result drains while it is computed.
-        """
-        last = max(ready, default=-1)
-        sums = _ACCUMULATOR_BYTES * sum(g.batch * g.m * g.n for _, g in gemms)
-        ahead = max(2, int(self.psum // max(sums, 1)))
-        psum = [tiles[-ahead]] if len(tiles) >= ahead else []
-        for op, g in gemms:
-            operands = (g.batch, g.m, g.k, g.n)
-            last = self.builder.add(
-                Opcode.MATMUL, Queue.TENSOR, op, operands, dtype=self._dtype(op), data=ready, space=psum
-            )
-            ready = {last}
-        for opcode, queue, op, elements in passes:
-            operands = (share.of(elements), 1, 0, 0)
-            last = self.builder.add(opcode, queue, op, operands, dtype=self._dtype(op), data=ready)
-            ready = {last}
-        return last

@@ -114,6 +114,20 @@ class Trace:
 
         return rooflineplot.figure(self.analyze("roofline"), (self.metadata.get("machine") or {}).get("rank") or {})
 
+    def traffic(self) -> Any:
+        """A Bokeh figure of the bytes from rank to rank; `analyze("traffic")` is its table.
+
+        Raises:
+            NeuronprofError: no rank sends anything.
+        """
+        from neuronprof.analyze import pairs
+        from neuronprof.view import trafficplot
+
+        sent = pairs.matrix(self.analyze("traffic"))
+        if not sent.bytes.size:
+            raise NeuronprofError(f"{self.file.path} has no collectives between ranks.")
+        return trafficplot.figure(sent)
+
     def rank_map(self) -> Any:
         """A Bokeh layout of all ranks of the job over its steps, by waiting, lateness or busy engine; `ranks` is its table.
 

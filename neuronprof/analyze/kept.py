@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuronprof import units
+from neuronprof.analyze import registry
 from neuronprof.analyze.pyramid import build, store
 from neuronprof.errors import NeuronprofError
 from neuronprof.trace import reader, schema
@@ -63,7 +64,8 @@ class Kept:
     def _claim(self) -> None:
         """Throws away what was kept of the trace as it was before, and of traces that are gone."""
         _forget_lost()
-        text = json.dumps({"path": str(self.path), "identity": self._identity})
+        tables = sorted(table for analyzer in registry.ANALYZERS for table in analyzer.tables)
+        text = json.dumps({"path": str(self.path), "identity": self._identity, "tables": tables})
         file = self.folder / _IDENTITY
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -210,7 +212,7 @@ def _build(path: Path, rank: int, folder: Path, report: Callable[[str, float], N
 
 
 def _analyze(path: Path, folder: Path, report: Callable[[str, float], None]) -> None:
-    from neuronprof.analyze import analyzer, registry
+    from neuronprof.analyze import analyzer
 
     trace = reader.open_trace(path)
     count = max(1, len(trace.chips))

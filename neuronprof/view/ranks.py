@@ -27,22 +27,16 @@ def ranks(totals: "pd.DataFrame") -> list[Any]:
     """The page's parts. totals: the ranks table of the trace."""
     table = every_rank(totals)
     if table.empty:
-        return [_sentence("The trace does not say what each rank did.")]
+        return [tables.sentence("The trace does not say what each rank did.")]
     cut = f" The first {tables.MOST_ROWS:,} of {len(table):,}." if len(table) > tables.MOST_ROWS else ""
     return [
-        _sentence("All ranks of the job. A click opens a rank whose events are in the trace."),
+        tables.sentence("All ranks of the job. A click opens a rank whose events are in the trace."),
         heatmap.figure(over_steps(totals)),
-        _sentence("How many ranks wait for others, and how many work, how long in a step."),
+        tables.sentence("How many ranks wait for others, and how many work, how long in a step."),
         _distribution(table),
-        _sentence(f"Those that wait least come first: the others wait for them.{cut}"),
+        tables.sentence(f"Those that wait least come first: the others wait for them.{cut}"),
         tables.data_table(table.head(tables.MOST_ROWS), _COLUMNS),
     ]
-
-
-def _sentence(text: str) -> Any:
-    from bokeh.models import Div
-
-    return Div(text=text, stylesheets=[look.SENTENCE_CSS])
 
 
 def _distribution(table: "pd.DataFrame") -> "Figure":

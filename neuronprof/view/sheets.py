@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from neuronprof.view import heading, look, ranks, rooflineplot, tables
+from neuronprof.analyze import pairs
+from neuronprof.view import heading, look, ranks, rooflineplot, tables, trafficplot
 
 if TYPE_CHECKING:
     from bokeh.models import UIElement
@@ -65,7 +66,17 @@ def _parts(name: str, found: Found) -> list["UIElement"]:
     if name == "roofline":
         table, machine = found.tables["roofline"]["roofline"], found.trace.metadata.get("machine") or {}
         parts.append(rooflineplot.figure(table, machine.get("rank") or {}))
+    if name == "communication":
+        parts += _traffic(found)
     return [*parts, *tables.page(name, found.tables)]
+
+
+def _traffic(found: Found) -> list["UIElement"]:
+    sent = pairs.matrix(found.tables["traffic"]["traffic"])
+    if not sent.bytes.size:
+        return []
+    told = "Bytes from rank to rank in all training steps, as the collectives' algorithms send them. Senders are the ranks in the trace."
+    return [tables.sentence(told), trafficplot.figure(sent)]
 
 
 def html(name: str, **variables: Any) -> "UIElement":

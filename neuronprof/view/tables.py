@@ -7,7 +7,7 @@ from neuronprof.view import look
 
 if TYPE_CHECKING:
     import pandas as pd
-    from bokeh.models import DataTable
+    from bokeh.models import DataTable, Div
 
 Results = Mapping[str, Mapping[str, "pd.DataFrame"]]
 
@@ -126,12 +126,17 @@ def page(name: str, results: Results) -> list[Any]:
 
 
 def _part(table: "pd.DataFrame", about: Table) -> list[Any]:
-    from bokeh.models import Div
-
     cut = f" The first {MOST_ROWS:,} of {len(table):,} rows." if len(table) > MOST_ROWS else ""
     none = " There are none in this trace." if table.empty else ""
-    text = Div(text=about.sentence + cut + none, stylesheets=[look.SENTENCE_CSS])
+    text = sentence(about.sentence + cut + none)
     return [text] if table.empty else [text, data_table(table.head(MOST_ROWS), about.columns)]
+
+
+def sentence(text: str) -> "Div":
+    """A few words of our own above something."""
+    from bokeh.models import Div
+
+    return Div(text=text, stylesheets=[look.SENTENCE_CSS])
 
 
 def data_table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":

@@ -7,8 +7,9 @@ import pytest
 
 import neuronprof
 from neuronprof.analyze.everyrank import Map
+from neuronprof.analyze.pairs import Pairs
 from neuronprof.errors import NeuronprofError
-from neuronprof.view import heatmap, rooflineplot
+from neuronprof.view import heatmap, rooflineplot, trafficplot
 
 OPERATOR = {"layer": "net", "phase": "forward", "dtype": "bfloat16", "roof_share": 0.5, "bound": "tensor"}
 
@@ -70,3 +71,14 @@ def test_a_notebook_shows_the_figures(trace):
     assert loaded.roofline().name == "roofline"
     with pytest.raises(NeuronprofError, match="does not say what each rank did; record it again"):
         loaded.rank_map()
+    with pytest.raises(NeuronprofError, match="has no collectives between ranks"):
+        loaded.traffic()
+
+
+def test_traffic_is_a_matrix_in_which_nothing_sent_is_nothing_drawn():
+    sent = Pairs(np.array([0, 2]), np.array([0, 5]), (1, 1), np.array([[0.0, 120.0], [7.0, 0.0]]))
+    plot = trafficplot.figure(sent)
+    [image] = plot.renderers[0].data_source.data["image"]
+    assert [[None if v != v else v for v in row] for row in image.tolist()] == [[None, 120], [7, None]]
+    mapper = plot.renderers[0].glyph.color_mapper
+    assert (mapper.low, mapper.high) == (7, 120)

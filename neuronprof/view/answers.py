@@ -13,7 +13,7 @@ from neuronprof.analyze.kept import Kept
 from neuronprof.analyze.pyramid import lookup, window
 from neuronprof.analyze.pyramid.store import Detail
 from neuronprof.errors import NeuronprofError
-from neuronprof.view import notes, scene, sheets, tracks, why
+from neuronprof.view import notes, scene, sheets, sourcecode, tracks, why
 from neuronprof.view.lod import Packer
 
 OK, WAIT, REFUSED, NOWHERE, GONE, FAILED = 200, 202, 400, 404, 410, 500
@@ -39,7 +39,7 @@ class Answers:
         """Status and body: 200 with the answer, 202 with how far the summing is, else with a sentence that says what is wrong."""
         if gone := self._gone():
             return gone
-        if question not in ("owner", "rank", "notes", "sheet", "why", *self._questions):
+        if question not in ("owner", "rank", "notes", "sheet", "why", "code", *self._questions):
             return NOWHERE, b"There is no such question."
         try:
             return self._about_traces(question, query) or self._about_rank(question, query)
@@ -94,6 +94,9 @@ class Answers:
         if question == "rank":
             packer = Packer(quick=True)
             return OK, packer.pack(scene.shared(detail, kept.trace.metadata, packer)).tobytes()
+        if question == "code":
+            named = query["source"] in detail.header["words"]["source"]
+            return OK, _json(sourcecode.excerpt(kept.trace, query["source"] if named else ""))
         if question == "why":
             number = int(query["id"]) + int(detail.header["first_id"])
             return OK, _json("\n\n".join(why.why_so_long(explain(kept.trace, str(number)), _LETTERS)))

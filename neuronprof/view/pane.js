@@ -21,8 +21,13 @@ async function choose(shown, key, id, known) {
   bring(shown, found.event.start, found.event.start + found.event.duration)
   showEvent(shown)
   whenQuiet()
+  const still = () => chosen.key == key && chosen.event?.id == id
+  const source = word(shown.scenes.find((scene) => scene.key == key).shared, "source", found.event.alike)
+  const excerpt = source && await shown.source.code(key, source)
+  if (excerpt && still())
+    element("code").replaceChildren(...code(excerpt))
   const why = await shown.source.why(key, id)
-  if (why && chosen.key == key && chosen.event?.id == id)
+  if (why && still())
     element("why").replaceChildren(made("h2", {}, "Why so long"), made("pre", {}, why))
 }
 
@@ -69,7 +74,7 @@ function showEvent(shown) {
   const pane = element("pane")
   const facts = aboutEvent(shared, event).flatMap(([label, value]) => [made("dt", {}, label), made("dd", {}, value)])
   const foreign = shared.foreign.some(([id]) => id == event.id)
-  const parts = [made("h2", {}, title(shared, event.alike)), made("dl", {}, ...facts), made("div", {id: "why"}), ...code(shared, event)]
+  const parts = [made("h2", {}, title(shared, event.alike)), made("dl", {}, ...facts), made("div", {id: "code"}), made("div", {id: "why"})]
   if (event.released >= 0 || foreign) {
     const go = made("button", {type: "button"}, foreign ? "Released by an event of another rank" : "Released by (key [ )")
     go.addEventListener("click", () => followReleaser(shown))
@@ -95,17 +100,13 @@ function closer(shown) {
   return button
 }
 
-// The lines of the script around the one that caused the event.
-function code(shared, {alike}) {
-  const excerpt = shared.code?.[word(shared, "source", alike)]
-  if (!excerpt)
-    return []
-  const lines = excerpt.lines.map((line, i) => {
-    const number = excerpt.first + i
-    const text = `${String(number).padStart(4)}  ${line}\n`
-    return number == excerpt.line ? made("b", {}, text) : text
+// The lines of the script around the one that caused the event, or why they are not there.
+function code({first, line, lines, note}) {
+  const numbered = lines.map((text, i) => {
+    const whole = `${String(first + i).padStart(4)}  ${text}\n`
+    return first + i == line ? made("b", {}, whole) : whole
   })
-  return [made("pre", {ariaLabel: "Source"}, ...lines)]
+  return [...(lines.length ? [made("pre", {ariaLabel: "Source"}, ...numbered)] : []), ...(note ? [made("p", {className: "sentence"}, note)] : [])]
 }
 
 async function chooseRange(shown, a, b) {

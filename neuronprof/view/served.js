@@ -29,6 +29,7 @@ class Served {
   neighbour(key, id, step) { return this.json("neighbour", {key, id, step}) }
   find(key, text, after, step) { return this.json("find", {key, text, after: Math.round(after), step}) }
   owner(id) { return this.json("owner", {id}) }
+  code(key, source) { return this.json("code", {key, source}) }
   why(key, id) { return this.json("why", {key, id}) }
   sheet(name) { return this.json("sheet", {name}) }
 

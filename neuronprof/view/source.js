@@ -68,6 +68,7 @@ class Embedded {
   // What needs the analyzers, and what outlives the page, needs the server.
   async busy() { return null }
   async why() { return "" }
+  async code() { return null }
   async notes() { return [] }
   async keepNotes() {}
 

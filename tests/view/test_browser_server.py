@@ -298,3 +298,16 @@ def test_a_click_on_the_map_opens_a_rank(view, open_tab, tmp_path):
     tab.wait_for_function("() => timeline().state.keys == '0/2'")
     assert not tab.locator("#notice").is_visible()
     assert tab.locator("#page-timeline").is_visible()
+
+
+def test_code_stands_beside_an_event_as_text(view, open_tab, tmp_path):
+    (tmp_path / "train.py").write_text(f"import this\nloss = '{HOSTILE}'\n")
+    about = {"a": {"op": 0, "op_name": "mm", "source": "train.py:2"}}
+    path = picture.write(
+        tmp_path / "t.parquet", picture.rows("tensor aaaa", about, scale=100), [picture.segment(0, 400)]
+    )
+    tab = open_tab(view(path).address)
+    tab.mouse.click(*tab.evaluate("() => spot(200, 1)"))
+    tab.locator("#pane pre[aria-label=Source]").wait_for()
+    assert tab.locator("#pane pre b").inner_text() == f"   2  loss = '{HOSTILE}'\n"
+    assert tab.evaluate("() => window.hacked") is None

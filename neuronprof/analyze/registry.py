@@ -15,6 +15,7 @@ from neuronprof.analyze.memory import Memory
 from neuronprof.analyze.roofline import Roofline
 from neuronprof.analyze.stragglers import Stragglers
 from neuronprof.analyze.traffic import Traffic
+from neuronprof.analyze.transfers import Transfers
 from neuronprof.analyze.underused import Underused
 from neuronprof.analyze.utilization import Utilization
 from neuronprof.analyze.walk import Walk, Whole
@@ -29,6 +30,7 @@ ANALYZERS: tuple[Analyzer, ...] = (
     Traffic(),
     Links(),
     Underused(),
+    Transfers(),
     Roofline(),
     Memory(),
 )

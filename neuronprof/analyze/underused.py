@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import intervals
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add, distinct
 from neuronprof.terms import Engine, WaitFor
 from neuronprof.trace import schema
 
@@ -19,6 +19,7 @@ NO_WORK = "no_work"
 _TIMES = ("busy_ns", *(f"{cause}_ns" for cause in CAUSES), "no_work_ns", "window_ns")
 _LABELS = ("op_name", "layer", "source")
 _ENDED_BY = {name: f"next_{name}" for name in ("name", *_LABELS)}
+_LENGTH = ("engine", "waited_for", "shorter_than_ns")
 _GAP = ("engine", "rank", "step", "start_ts", "duration_ns", "waited_for", *_ENDED_BY.values())
 # Tracks on which being busy is not an aim: the host, and engines that only order others.
 _NOT_JUDGED = (Engine.SYNC, Engine.HOST)
@@ -35,7 +36,8 @@ class Underused(Analyzer):
     Every idle gap ends with an event: as much of the gap as that event stood waiting (wait_ns) is charged to what it
     waited for, the rest to no_work: nothing stood in the engine's queues. busy_ns, the causes and no_work_ns add up
     to window_ns. cause is the largest part. Engines that did nothing at all are listed too, collectives and links
-    only if the run has any. underused_gaps has the longest gaps.
+    only if the run has any. underused_gaps has the longest gaps. underused_lengths: how many gaps last how long, in classes up to a power
+    of two each, by what most of the gap was spent on; their gap_ns add up to the idle time of the engine.
 
     threshold: fraction of the step below which an engine counts as underused. gaps: how many of the longest gaps are
     kept.
@@ -46,10 +48,15 @@ class Underused(Analyzer):
 
     name: ClassVar[str] = "underused"
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "name", "wait_ns", "wait_for", *_LABELS)
-    keys: ClassVar[dict[str, tuple[str, ...]]] = {"engines": ("engine",), "gaps": _GAP}
+    keys: ClassVar[dict[str, tuple[str, ...]]] = {
+        "engines": ("engine",),
+        "gaps": _GAP,
+        "lengths": _LENGTH,
+    }
     tables: ClassVar[dict[str, tuple[str, ...]]] = {
         "underused": ("engine", "busy", "cause", "idle_ns", *_TIMES),
         "underused_gaps": _GAP,
+        "underused_lengths": (*_LENGTH, "gaps", "gap_ns"),
     }
 
     def map(self, chip: Chip) -> State:
@@ -57,7 +64,7 @@ class Underused(Analyzer):
         import pandas as pd
 
         times: list[tuple[int, ...]] = []
-        longest = []
+        longest, lengths = [], [_NO_LENGTHS]
         for span in chip.spans:
             if span.window.step == EVALUATION:
                 continue
@@ -66,17 +73,24 @@ class Underused(Analyzer):
                     found = _idle(span, engine)
                     times.append((position, *found.times))
                     longest.append(self._rows(span, position, found))
+                    lengths.append(_lengths(position, found))
         engines = pd.DataFrame(times, columns=["engine", *_TIMES], dtype="int64")
         nothing = {name: np.zeros(0, kind) for name, kind in _GAP_TYPES.items()}
         every = {name: np.concatenate([nothing[name], *(gaps[name] for gaps in longest)]) for name in _GAP}
-        return {"engines": add(["engine"], engines), "gaps": self._longest(pd.DataFrame(every))}
+        classes = pd.DataFrame(np.concatenate(lengths), columns=[*_LENGTH, "gaps", "gap_ns"])
+        return {
+            "engines": add(["engine"], engines),
+            "gaps": self._longest(pd.DataFrame(every)),
+            "lengths": add(list(_LENGTH), classes),
+        }
 
     def combine(self, a: State, b: State) -> State:
         """Adds the times; keeps the longest gaps of both."""
         import pandas as pd
 
         both = pd.concat([gaps for gaps in (a["gaps"], b["gaps"]) if len(gaps)] or [a["gaps"]], ignore_index=True)
-        return {"engines": add(["engine"], a["engines"], b["engines"]), "gaps": self._longest(both)}
+        summed = {name: add(list(self.keys[name]), a[name], b[name]) for name in ("engines", "lengths")}
+        return {**summed, "gaps": self._longest(both)}
 
     def finish(self, state: State, _context: Context) -> State:
         """Engines below the threshold, the least busy last; their gaps."""
@@ -89,7 +103,14 @@ class Underused(Analyzer):
         table["cause"] = [(*CAUSES, NO_WORK)[at] for at in parts.argmax(axis=1)] if len(table) else []
         gaps = state["gaps"]
         gaps = gaps[gaps["engine"].isin(table["engine"])].reset_index(drop=True)
-        tables = {"underused": table[list(self.tables["underused"])].copy(), "underused_gaps": gaps}
+        lengths = state["lengths"]
+        lengths = lengths[lengths["engine"].isin(table["engine"])].reset_index(drop=True)
+        lengths["waited_for"] = np.array([*CAUSES, NO_WORK], object)[lengths["waited_for"].to_numpy(np.int64)]
+        tables = {
+            "underused": table[list(self.tables["underused"])].copy(),
+            "underused_gaps": gaps,
+            "underused_lengths": lengths,
+        }
         for finished in tables.values():
             finished["engine"] = [tuple(Engine)[position].value for position in finished["engine"]]
         return tables
@@ -128,6 +149,20 @@ class _Idle:
     end: NDArray[np.int64]
     ended_by: NDArray[np.intp]
     cause: NDArray[np.intp]
+
+
+_NO_LENGTHS = np.zeros((0, len(_LENGTH) + 2), np.int64)
+
+
+def _lengths(engine: int, found: _Idle) -> NDArray[np.int64]:
+    """Rows of engine, cause, the power of two that the gaps stay below, their number and their nanoseconds."""
+    length = found.end - found.start
+    bits = np.frexp(length.astype(float))[1].astype(np.int64)
+    (causes, exponents), position = distinct([found.cause.astype(np.int64), bits])
+    time = np.zeros(len(causes), np.int64)
+    np.add.at(time, position, length)
+    number = np.bincount(position, minlength=len(causes))
+    return np.column_stack([np.full(len(causes), engine), causes, np.int64(1) << exponents, number, time])
 
 
 def _idle(span: Span, engine: Engine) -> _Idle:

@@ -233,6 +233,16 @@ def test_underused(trace):
         "tensor 0 0 0 2 dma MATMUL mm fc1 m.py:1",
         "tensor 0 0 4 2 data MATMUL mm fc2 ''",
     ]
+    # by length: below 4 ns means 2 or 3, below 16 from 8 on
+    assert found["underused_lengths"] == [
+        "engine waited_for shorter_than_ns gaps gap_ns",
+        "tensor data 4 1 2",
+        "tensor dma 4 1 2",
+        "tensor no_work 4 1 3",
+        "scalar no_work 16 1 10",
+        "gpsimd no_work 16 1 10",
+        "hbm no_work 16 1 10",
+    ]
     assert len(tables(trace(events, [picture.segment(0, 10)]), Underused(threshold=0.25))["underused"]) == 4
 
 

@@ -1,0 +1,78 @@
+"""DMA transfers: which are too small for the bandwidth, what that costs, and what is spilled from SBUF."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, add, distinct
+from neuronprof.analyze.bottlenecks import HOST_COPIES
+from neuronprof.analyze.flow import quantity
+from neuronprof.terms import Engine
+from neuronprof.trace import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Bytes that a transfer should have in each SBUF partition (AWS Neuron documentation, SDK 2.32: NKI DMA bandwidth guide).
+_LEAST_PIECE = 2048
+_OPERATOR = ("name", "op_name", "layer", "phase", "source")
+_SIZE = (*_OPERATOR, "bytes")
+_SUMS = ("transfers", "bytes", "time_ns", "small", "small_bytes", "lost_ns")
+
+
+@dataclass(frozen=True)
+class Transfers(Analyzer):
+    """DMA transfers between HBM and SBUF in the training steps, by opcode and operator, and what small ones lose.
+
+    SPILL_SAVE and SPILL_RELOAD are tensors that did not fit SBUF. small: transfers with less than 2 KiB for each SBUF partition, the least
+    that the NKI guide recommends; none where the trace does not tell the machine's partitions. lost_ns: how much longer these took than
+    their bytes would at a rank's HBM bandwidth. time_ns: sum of durations over all queues, ranks and steps; share: of that sum.
+    """
+
+    name: ClassVar[str] = "transfers"
+    needs: ClassVar[tuple[str, ...]] = schema.select("engine", *_SIZE)
+    keys: ClassVar[dict[str, tuple[str, ...]]] = {"sizes": _SIZE}
+    tables: ClassVar[dict[str, tuple[str, ...]]] = {
+        "transfers": (*_OPERATOR, *_SUMS, "share"),
+        "transfers_by_opcode": ("name", *_SUMS, "share"),
+    }
+
+    def map(self, chip: Chip) -> State:
+        """Number and time of the transfers of each operator and size."""
+        import pandas as pd
+
+        events = chip.events
+        moved = events.among("engine", [Engine.DMA]) & ~events.among("name", HOST_COPIES)
+        rows = events.take(moved & (events["step"] != EVALUATION))
+        found, position = distinct([rows[name] for name in _SIZE])
+        frame = pd.DataFrame(dict(zip(_SIZE, found, strict=True)))
+        for name in _OPERATOR:
+            frame[name] = events.text(name, frame[name].to_numpy(np.int64))
+        frame["transfers"] = np.bincount(position, minlength=len(frame))
+        time = np.zeros(len(frame), np.int64)
+        np.add.at(time, position, rows["duration_ns"])
+        frame["time_ns"] = time
+        return {"sizes": add(list(_SIZE), frame)}
+
+    def finish(self, state: State, context: Context) -> State:
+        """What is small and what it loses; the longest first."""
+        sizes = state["sizes"].copy()
+        small = sizes["bytes"] < _LEAST_PIECE * quantity(context, "memory.partitions", 0.0)
+        ideal = sizes["bytes"] * sizes["transfers"] * 1e9 / context.limit("hbm_bandwidth")
+        sizes["bytes"] *= sizes["transfers"]
+        sizes["small"] = sizes["transfers"].where(small, 0)
+        sizes["small_bytes"] = sizes["bytes"].where(small, 0)
+        sizes["lost_ns"] = (sizes["time_ns"] - ideal).where(small, 0).fillna(0).clip(lower=0)
+        return {
+            "transfers": _shares(sizes, list(_OPERATOR))[list(self.tables["transfers"])],
+            "transfers_by_opcode": _shares(sizes, ["name"])[list(self.tables["transfers_by_opcode"])],
+        }
+
+
+def _shares(sizes: "pd.DataFrame", by: list[str]) -> "pd.DataFrame":
+    table = sizes.groupby(by, as_index=False)[list(_SUMS)].sum()
+    table["lost_ns"] = np.rint(table["lost_ns"].to_numpy(float)).astype(np.int64)
+    table = table.sort_values(["time_ns", *by], ascending=[False, *[True] * len(by)], ignore_index=True)
+    table["share"] = table["time_ns"] / max(int(table["time_ns"].sum()), 1)
+    return table

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from neuronprof.analyze import replay
@@ -82,20 +83,43 @@ def typical(trace: reader.TraceFile, context: Context) -> Window | None:
     return steps[(len(steps) - 1) // 2] if steps and trace.num_events else None
 
 
+def sampled(trace: reader.TraceFile, context: Context, window: Window, most: int) -> list[int] | None:
+    """Ranks that together have about `most` events of a step; None: all have no more.
+
+    Whole pipelines: half of them those for which others wait longest (which wait least themselves), half evenly spread.
+    """
+    lanes: dict[int, list[int]] = {}
+    pipeline = context.metadata.get("pipeline") or {}
+    count, stride = int(pipeline.get("count") or 1), int(pipeline.get("stride") or 1)
+    for rank in trace.ranks:
+        lanes.setdefault(rank // (stride * count) * stride + rank % stride, []).append(rank)
+    events = trace.num_events / max(1, len(context.windows))
+    if events <= most or len(lanes) < 2:
+        return None
+    keep = max(1, int(most * len(lanes) / events))
+    waits = trace.totals[trace.totals["step"] == window.step].groupby("rank")["wait_peer_ns"].sum().to_dict()
+    last = sorted(lanes, key=lambda lane: sum(waits.get(rank, 0) for rank in lanes[lane]))[: (keep + 1) // 2]
+    spread = list(lanes)[:: max(1, len(lanes) // max(1, keep - len(last)))][: keep - len(last)]
+    return sorted(rank for lane in {*last, *spread} for rank in lanes[lane])
+
+
 def load(trace: reader.TraceFile, window: Window, ranks: Sequence[int] | None = None) -> Step:
     """The events of a step as a graph, of all ranks or of some.
 
     Raises:
         NeuronprofError: the trace is damaged.
     """
-    table = trace.columns((*NEEDS, "deps"), step=window.step)
+    names = (*NEEDS, "deps")
+    if ranks is None:
+        table = trace.columns(names, step=window.step)
+    else:
+        parts = [trace.columns(names, rank=rank, step=window.step) for rank in ranks]
+        table = pa.concat_tables(parts).unify_dictionaries()
     lists = table["deps"].combine_chunks()
     rows = events(table.drop_columns(["deps"]))
     counts = np.diff(lists.offsets.to_numpy()) * ~np.asarray(lists.is_null())
     deps = rows["id"].repeat(counts) - lists.flatten().to_numpy()
     keep = ~rows.among("kind", [Kind.MEMORY]) & (rows["start_ts"] < window.end) & (rows["start_ts"] >= window.start)
-    if ranks is not None:
-        keep &= np.isin(rows["rank"], ranks)
     return build(rows.take(keep), deps[keep.repeat(counts)], counts[keep], window, context_of(trace))
 
 

@@ -64,7 +64,7 @@ class Kept:
     def _claim(self) -> None:
         """Throws away what was kept of the trace as it was before, and of traces that are gone."""
         _forget_lost()
-        tables = sorted(table for analyzer in registry.ANALYZERS for table in analyzer.tables)
+        tables = sorted([*registry.ADVICE.tables, *(table for one in registry.ANALYZERS for table in one.tables)])
         text = json.dumps({"path": str(self.path), "identity": self._identity, "tables": tables})
         file = self.folder / _IDENTITY
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
@@ -212,8 +212,6 @@ def _build(path: Path, rank: int, folder: Path, report: Callable[[str, float], N
 
 
 def _analyze(path: Path, folder: Path, report: Callable[[str, float], None]) -> None:
-    from neuronprof.analyze import analyzer
-
     trace = reader.open_trace(path)
     count = max(1, len(trace.chips))
 
@@ -222,7 +220,7 @@ def _analyze(path: Path, folder: Path, report: Callable[[str, float], None]) -> 
             report("analysing", done / count)
             yield function(task)
 
-    results = analyzer.run(trace, registry.ANALYZERS, mapper=mapper)
+    results = registry.run(trace, [*registry.ANALYZERS, registry.ADVICE], mapper=mapper)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     for group, tables in results.items():

@@ -5,6 +5,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from neuronprof.analyze import analyzer as chips
+from neuronprof.analyze.advice.walk import Advice
 from neuronprof.analyze.analyzer import Analyzer, Mapper, State
 from neuronprof.analyze.attribution import Attribution
 from neuronprof.analyze.bottlenecks import Bottlenecks
@@ -34,7 +35,12 @@ ANALYZERS: tuple[Analyzer, ...] = (
     Roofline(),
     Memory(),
 )
-WALKS: tuple[Walk, ...] = (CriticalPath(), Stragglers())  # asked by name, of a whole step
+ADVICE = Advice()
+WALKS: tuple[Walk, ...] = (
+    ADVICE,
+    CriticalPath(),
+    Stragglers(),
+)  # these look at one step; but for the advice, when asked by name
 NAMES = tuple(analyzer.name for analyzer in ANALYZERS)
 GROUP = "neuronprof.analyzers"  # the entry points under which packages offer analyzers of their own
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import changes
-from neuronprof.analyze.analyzer import State
-from neuronprof.analyze.changes import programs
+from neuronprof.analyze.analyzer import Context, State
+from neuronprof.analyze.changes import Change, programs
 from neuronprof.analyze.flow import Step
 from neuronprof.analyze.walk import Walk, Whole
 from neuronprof.terms import COMPUTE_ENGINES, Engine, WaitFor
@@ -63,22 +63,30 @@ class Stragglers(Walk):
         if step is None or not len(step):
             return {name: pd.DataFrame(columns=list(columns)) for name, columns in self.tables.items()}
         arrivals = _arrivals(step)
-        late = arrivals[arrivals["waited_ns"] > 0]
-        blamed = late.groupby("last_rank", as_index=False).agg(
-            last=("waited_ns", "size"), blamed_ns=("waited_ns", "sum")
-        )
-        blamed = blamed.sort_values(["blamed_ns", "last_rank"], ascending=[False, True], ignore_index=True)
-        table = blamed.rename(columns={"last_rank": "rank"})
+        table = blamed(arrivals)
         chip = dict(zip(step.events["rank"].tolist(), step.events["chip"].tolist(), strict=True))
         table["chip"] = [chip[rank] for rank in table["rank"]]
-        causes = [_cause(step, whole, int(rank)) for rank in table["rank"]]
+        causes = [cause(step, whole.context, int(rank)) for rank in table["rank"]]
         table["cause"], table["slower"] = [c for c, _ in causes], [s for _, s in causes]
         table["gain_ns"] = [
-            _gain(step, whole, int(rank), causes[n][0]) if n < _PRICED else np.nan
+            _gain(step, whole.context, int(rank), causes[n][0]) if n < _PRICED else np.nan
             for n, rank in enumerate(table["rank"])
         ]
         table["gain"] = table["gain_ns"] / max(step.window.time_ns, 1)
         return {"stragglers": table[list(self.tables["stragglers"])], "arrivals": arrivals}
+
+
+def waited_for(step: Step) -> "pd.DataFrame":
+    """Ranks by how long others wait for them at collectives: rank, last, blamed_ns."""
+    return blamed(_arrivals(step))
+
+
+def blamed(arrivals: "pd.DataFrame") -> "pd.DataFrame":
+    """The same from the table of arrivals."""
+    late = arrivals[arrivals["waited_ns"] > 0]
+    table = late.groupby("last_rank", as_index=False).agg(last=("waited_ns", "size"), blamed_ns=("waited_ns", "sum"))
+    table = table.sort_values(["blamed_ns", "last_rank"], ascending=[False, True], ignore_index=True)
+    return table.rename(columns={"last_rank": "rank"})
 
 
 def _arrivals(step: Step) -> "pd.DataFrame":
@@ -111,9 +119,9 @@ def _arrivals(step: Step) -> "pd.DataFrame":
     )
 
 
-def _cause(step: Step, whole: Whole, rank: int) -> tuple[str, float]:
+def cause(step: Step, context: Context, rank: int) -> tuple[str, float]:
     """What is slow about a rank, and how many times as slow as the median of the ranks with its program (NaN: nobody else runs it)."""
-    for rows in programs(step, whole.context):
+    for rows in programs(step, context):
         mine = step.events["rank"][rows[:, 0]] == rank
         if mine.any():
             return _compared(step, rows, mine) if len(rows) > 1 else ("uneven work", np.nan)
@@ -140,12 +148,25 @@ def _compared(step: Step, rows: NDArray[np.intp], mine: NDArray[np.bool_]) -> tu
     return ("late host", 1.0) if late else ("uneven work", max(tensor, lanes, memory))
 
 
-def _gain(step: Step, whole: Whole, rank: int, cause: str) -> float:
-    """What the step gains if the rank, or its whole chip, is as the others with its program; NaN where there are none."""
+def suffering(step: Step, rank: int, cause: str) -> NDArray[np.bool_]:
+    """Rows of the rank, or of its chip where that is what is slow."""
     events = step.events
-    same = events["chip"] == events["chip"][events["rank"] == rank][0] if cause in _OF_CHIPS else events["rank"] == rank
-    for rows in programs(step, whole.context):
-        if same[rows[:, 0]].all():
-            return np.nan
-    healed = changes.fixed(lambda _: same, f"Rank {rank}")
-    return float(step.window.time_ns - (changes.run(step, whole.context, [healed]).end_ts - step.window.start))
+    found: NDArray[np.bool_] = (
+        events["chip"] == events["chip"][events["rank"] == rank][0] if cause in _OF_CHIPS else events["rank"] == rank
+    )
+    return found
+
+
+def healed(step: Step, context: Context, rank: int, cause: str) -> Change | None:
+    """The rank, or its chip, as the others with its program; None where there are none."""
+    same = suffering(step, rank, cause)
+    if any(same[rows[:, 0]].all() for rows in programs(step, context)):
+        return None
+    return changes.fixed(lambda _: same, f"Rank {rank}")
+
+
+def _gain(step: Step, context: Context, rank: int, cause: str) -> float:
+    change = healed(step, context, rank, cause)
+    if change is None:
+        return np.nan
+    return float(step.window.time_ns - (changes.run(step, context, [change]).end_ts - step.window.start))

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuronprof.analyze import analyzer, registry
+from neuronprof.analyze import registry
 from neuronprof.analyze.analyzer import EVALUATION, Mapper
 from neuronprof.analyze.bottlenecks import CLASSES
-from neuronprof.analyze.roofline import peak_kind
 from neuronprof.trace import reader
 
 if TYPE_CHECKING:
@@ -19,25 +18,12 @@ if TYPE_CHECKING:
 
 COSTLIEST = 3
 
-# What to do about time of a class.
-ADVICE = {
-    "tensor": "The tensor engine is the limit here: recompute less, use a narrower dtype, or share the work among more ranks.",
-    "vector": "Element-wise work is the limit here: fuse it, run it in bf16, or use an operator that does it in one pass.",
-    "scalar": "Activation functions are the limit here: choose a cheaper one, or fuse it with the product before it.",
-    "gpsimd": "General-purpose code is the limit here: replace the operator by one that the other engines can run.",
-    "hbm": "Compute stands still for memory: larger batches or fusion raise the work done per byte; smaller dtypes move fewer bytes.",
-    "neuronlink": "Communication stands exposed: start it earlier, in larger buckets, send fewer bytes, or hide it behind compute.",
-    "waiting": "Ranks wait for a slower one: look for imbalance between ranks or a slow chip.",
-    "host": "The device waits for the host: avoid .item(), prints and copies inside the step, and prefetch the input.",
-    "idle": "Nothing runs: latency between dependent instructions; give the engines larger or independent pieces of work.",
-}
-
 
 @dataclass(frozen=True)
 class Cost:
     """Time of a class spent on one operator, in layers that differ only by number taken together.
 
-    layer: module path, a star where layers differ; layers: how many distinct ones. time_ns: mean of a rank's step. advice: what to do.
+    layer: module path, a star where layers differ; layers: how many distinct ones. time_ns: mean of a rank's step.
     """
 
     kind: str
@@ -47,7 +33,23 @@ class Cost:
     source: str
     time_ns: float
     share: float
-    advice: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change, as `advice` has it: what is wrong, what to do, what the step would gain alone, and where that shows."""
+
+    rule: str
+    wrong: str
+    change: str
+    gain_ns: int
+    gain: float
+    confidence: str
+    chip: int
+    rank: int
+    start_ns: int
+    end_ns: int
+    link: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Summary:
     evaluation_ns: int
     split: Mapping[str, float]
     costs: tuple[Cost, ...]
+    advice: tuple[Proposal, ...]
     mfu: float
     hfu: float
     mbu: float
@@ -90,16 +93,16 @@ Results = Mapping[str, Mapping[str, "pd.DataFrame"]]
 
 
 def summarize(trace: reader.TraceFile, *, mapper: Mapper = map) -> Summary:
-    """Runs all analyzers over the trace and picks the figures.
+    """Runs all analyzers over the trace, and the rules of the advice over its typical step, and picks the figures.
 
     Raises:
         NeuronprofError: the trace is damaged.
     """
-    return pick(trace, analyzer.run(trace, registry.ANALYZERS, mapper=mapper))
+    return pick(trace, registry.run(trace, [*registry.ANALYZERS, registry.ADVICE], mapper=mapper))
 
 
 def pick(trace: reader.TraceFile, results: Results) -> Summary:
-    """The summary of a trace from the finished tables of all analyzers."""
+    """The summary of a trace from the finished tables of all analyzers; without advice where that was not asked for."""
     metadata = trace.metadata
     machine = metadata.get("machine") or {}
     by_step = results["roofline"]["roofline_steps"]
@@ -124,7 +127,8 @@ def pick(trace: reader.TraceFile, results: Results) -> Summary:
         step_time_max_ns=float(times.max()),
         evaluation_ns=int(by_step.loc[by_step["step"] == EVALUATION, "step_time_ns"].sum()),
         split={kind: int(split.loc[split["class"] == kind, "time_ns"].sum()) / spans for kind in CLASSES},
-        costs=_costliest(results, (machine.get("rank") or {}).get("peak_flops") or {}),
+        costs=_costliest(results),
+        advice=proposals(results["advice"]["advice"]) if "advice" in results else (),
         mfu=_weighted(steps["mfu"], times),
         hfu=_weighted(steps["hfu"], times),
         mbu=_weighted(steps["mbu"], times),
@@ -166,7 +170,13 @@ def _peak(memory: Mapping[str, "pd.DataFrame"], machine: Mapping[str, Any]) -> d
     }
 
 
-def _costliest(results: Results, peaks: Mapping[str, float]) -> tuple[Cost, ...]:
+def proposals(advice: "pd.DataFrame") -> tuple[Proposal, ...]:
+    """The rows of the table."""
+    columns = list(Proposal.__dataclass_fields__)
+    return tuple(Proposal(*row) for row in advice[columns].itertuples(index=False, name=None))
+
+
+def _costliest(results: Results) -> tuple[Cost, ...]:
     """The classes of operators that cost most, layers that differ only by a number taken together."""
     table = results["bottlenecks"]["bottlenecks_by_operator"].copy()
     table["pattern"] = [re.sub(r"\d+", "*", layer) for layer in table["layer"]]
@@ -176,20 +186,10 @@ def _costliest(results: Results, peaks: Mapping[str, float]) -> tuple[Cost, ...]
         layers=("layer", "nunique"), layer=("layer", "first"),
     )  # fmt: skip
     grouped = grouped.sort_values(["time_ns", *by], ascending=[False, *[True] * len(by)]).head(COSTLIEST)
-    operators = results["roofline"]["roofline"]
-    dtypes = dict(zip(zip(operators["op_name"], operators["layer"], strict=True), operators["dtype"], strict=True))
     return tuple(
         Cost(
             r["class"], r["op_name"], r["pattern"] if r["layers"] > 1 else r["layer"], int(r["layers"]), r["source"],
-            r["per_step_ns"], r["share"], _advice(r["class"], dtypes.get((r["op_name"], r["layer"]), ""), peaks),
+            r["per_step_ns"], r["share"],
         )
         for r in grouped.to_dict("records")
     )  # fmt: skip
-
-
-def _advice(kind: str, dtype: str, peaks: Mapping[str, float]) -> str:
-    """What to do about time of a class; products in fp32 are the one case in which the dtype says more."""
-    ratio = peaks.get("bf16", 0) / (peaks.get("fp32") or np.inf)
-    if kind == "tensor" and peak_kind(dtype) == "fp32" and ratio > 1:
-        return f"It runs in {dtype}, and bf16 has {ratio:.1f} times the peak: use torch.autocast, or train in bf16."
-    return ADVICE[kind]

@@ -9,6 +9,8 @@ from neuronprof.analyze import analyzer, flow
 from neuronprof.analyze.analyzer import Context, State
 from neuronprof.trace import reader
 
+MOST_SAMPLED = 200_000  # events that are run again in a quarter of a second
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -26,6 +28,15 @@ class Whole:
         """The training step of median length, all ranks; None where there is none."""
         window = flow.typical(self.trace, self.context)
         return flow.load(self.trace, window) if window else None
+
+    @cached_property
+    def sample(self) -> flow.Step | None:
+        """The same step, of as many ranks as it takes for about `MOST_SAMPLED` events; all of it where it is smaller."""
+        window = flow.typical(self.trace, self.context)
+        if window is None:
+            return None
+        ranks = flow.sampled(self.trace, self.context, window, MOST_SAMPLED)
+        return self.step if ranks is None else flow.load(self.trace, window, ranks)
 
 
 class Walk(ABC):

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="utilization, bottlenecks, attribution, communication, traffic, links, underused, roofline, memory, critical_path, stragglers",
+        help="advice, utilization, bottlenecks, attribution, communication, traffic, links, underused, roofline, memory, "
+        "critical_path, stragglers",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(
@@ -68,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
     from neuronprof.analyze import execution, registry, summary
     from neuronprof.trace.reader import open_trace
 
-    names = args.names or (registry.NAMES if args.json else _OVERVIEW)
+    names = args.names or ((registry.ADVICE.name, *registry.NAMES) if args.json else _OVERVIEW)
     wanted = [table for name in names for table in (_tables(name) if args.names or args.json else [name])]
     trace = open_trace(args.trace)
-    asked = {registry.find(name) for name in wanted}
+    asked = {registry.ADVICE, *(registry.find(name) for name in wanted)}
     more = [question for question in (*registry.WALKS, *registry.installed()) if question in asked]
     with execution.on(args.workers, args.dask) as mapper:
         results = registry.run(trace, [*registry.ANALYZERS, *more], mapper=mapper)
@@ -123,7 +124,7 @@ def _object(figures: "Summary", tables: dict[str, "pd.DataFrame"], top: int | No
 
 def _print(figures: "Summary", tables: dict[str, "pd.DataFrame"], top: int) -> None:
     from neuronprof.analyze import registry
-    from neuronprof.view.terminal import render_table, render_text
+    from neuronprof.view.terminal import render_advice, render_table, render_text
 
     print(render_text(figures))
     for name, table in tables.items():
@@ -131,4 +132,4 @@ def _print(figures: "Summary", tables: dict[str, "pd.DataFrame"], top: int) -> N
         analyzer = registry.find(name)
         if name == analyzer.name:
             print((type(analyzer).__doc__ or "").strip().split("\n")[0])
-        print(render_table(table, top))
+        print(render_advice(figures.advice[:top]) if name == "advice" else render_table(table, top))

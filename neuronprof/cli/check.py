@@ -72,10 +72,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(path: str) -> "Summary":
-    from neuronprof.analyze import summary
+    from neuronprof.analyze import registry, summary
     from neuronprof.trace.reader import open_trace
 
-    return summary.summarize(open_trace(path))
+    trace = open_trace(path)
+    return summary.pick(trace, registry.run(trace, registry.ANALYZERS))  # limits need no advice
 
 
 def _limits(args: argparse.Namespace) -> dict[tuple[str, str], "Limit"]:

@@ -231,7 +231,7 @@ class Recording:
     """What capture hands on: the graph, its segments in order, and what the user should be told.
 
     values: 'real' or 'none' (what was asked, or what the default picked); parameters: number of trainable elements; notes: each softening
-    applied to record without values, with its count; script, argv: what was run.
+    applied to record without values, with its count; script, argv: what was run; framework: that of the script, torch or jax.
 
     Of a script that distributes itself: world: its ranks; axes: its mesh, name to size; stages: a recording of each pipeline stage (empty:
     all ranks run `graph`), of which graph and segments are the first's; pipeline: (count, stride) of the digit of the rank number that is
@@ -249,3 +249,4 @@ class Recording:
     axes: dict[str, int] = field(default_factory=dict)
     stages: tuple["Recording", ...] = ()
     pipeline: tuple[int, int] = (1, 1)
+    framework: str = "torch"

@@ -73,6 +73,7 @@ def _metadata(recorded: "Recording", simulated: Simulated, roles: dict[int, str]
     return {
         "producer": "neuronprof",
         "script": recorded.script,
+        "framework": recorded.framework,
         "argv": list(recorded.argv),
         "values": recorded.values,
         "notes": recorded.notes | simulated.notes,

@@ -95,15 +95,22 @@ def parts(times: dict[str, float], whole: float) -> list[dict[str, Any]]:
 
 
 def costs(summary: "Summary") -> list[dict[str, str]]:
-    """What costs most time, with what to do about it."""
+    """What costs most time."""
     return [
         {
             "time": units.time(c.time_ns),
             "share": units.percent(c.share),
             "what": terminal.describe(c),
-            "advice": c.advice,
         }
         for c in summary.costs
+    ]
+
+
+def advice(summary: "Summary") -> list[dict[str, str]]:
+    """What to change first: what it gives, what is wrong, what to do, and where the timeline shows it."""
+    return [
+        {"worth": terminal.worth(found), "wrong": found.wrong, "change": found.change, "link": found.link}
+        for found in summary.advice
     ]
 
 

@@ -36,9 +36,9 @@ class Found:
 
 def find(trace: "TraceFile", results: tables.Results | None = None) -> Found:
     """What is in a trace; without finished tables the analyzers run now."""
-    from neuronprof.analyze import analyzer, registry, summary
+    from neuronprof.analyze import registry, summary
 
-    results = analyzer.run(trace, registry.ANALYZERS) if results is None else results
+    results = registry.run(trace, [*registry.ANALYZERS, registry.ADVICE]) if results is None else results
     return Found(trace, results, summary.pick(trace, results))
 
 
@@ -62,7 +62,7 @@ def _parts(name: str, found: Found) -> list["UIElement"]:
     if name == "summary":
         summary = found.summary
         about = {"split": heading.split(summary), "costs": heading.costs(summary), "remarks": heading.remarks(summary)}
-        parts.append(html("summary", **about))
+        parts.append(html("summary", advice=heading.advice(summary), **about))
     if name == "roofline":
         table, machine = found.tables["roofline"]["roofline"], found.trace.metadata.get("machine") or {}
         parts.append(rooflineplot.figure(table, machine.get("rank") or {}))

@@ -1,11 +1,11 @@
 """Finished results as text for a terminal."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neuronprof import units
-from neuronprof.analyze.summary import Cost, Summary
+from neuronprof.analyze.summary import Cost, Proposal, Summary
 from neuronprof.terms import ROLES
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _SHARES = ("share", "busy", "gain", "mfu", "hfu", "mbu")
 _RATES = {"flops_per_second": "FLOP/s", "algorithm_bandwidth": "B/s", "bus_bandwidth": "B/s"}
 _WIDEST = 44
+_FIRST = 3  # changes that the summary tells
 _WHERE = {
     "idle": "idle",
     "waiting": "waiting for peers",
@@ -25,7 +26,7 @@ _WHERE = {
 
 def render_text(summary: Summary) -> str:
     """The summary as lines of text."""
-    lines = [_title(summary), *_recorded(summary), ""]
+    lines = [_title(summary), *_recorded(summary), *_first(summary), ""]
     lines += _steps(summary)
     lines += _costs(summary)
     lines += _figures(summary)
@@ -74,6 +75,34 @@ def _recorded(summary: Summary) -> list[str]:
     return [known] if known else []
 
 
+def _first(summary: Summary) -> list[str]:
+    """What to change first, in short."""
+    if not summary.advice:
+        return []
+    lines = ["", "What to change first"]
+    for number, found in enumerate(summary.advice[:_FIRST], 1):
+        lines += [f"  {number}. {worth(found)}: {found.wrong}", f"     {found.change}"]
+    if len(summary.advice) > _FIRST:
+        more = len(summary.advice) - _FIRST
+        lines.append(f"  and {more} more: neuronprof analyze {summary.trace} advice")
+    return lines
+
+
+def worth(found: Proposal) -> str:
+    """What a change would give: '378 us a step less, 29.5 % (high confidence)'."""
+    return f"{units.time(found.gain_ns)} a step less, {units.percent(found.gain)} ({found.confidence} confidence)"
+
+
+def render_advice(advice: Sequence[Proposal]) -> str:
+    """The advice in full: with each change where it shows, and the end of the view's address that shows it."""
+    lines = []
+    for number, found in enumerate(advice, 1):
+        where = f"rank {found.rank} of chip {found.chip}, {units.time(found.start_ns)} to {units.time(found.end_ns)}"
+        lines += [f"  {number}. {found.rule}: {worth(found)}", f"     {found.wrong}", f"     {found.change}"]
+        lines.append(f"     Where: {where}; in the view {found.link}")
+    return "\n".join(lines or ["(no rule finds 1 % of the step)"])
+
+
 def _steps(summary: Summary) -> list[str]:
     if not summary.steps:
         return ["No training step in this trace."]
@@ -99,8 +128,6 @@ def _costs(summary: Summary) -> list[str]:
         lines.append(
             f"  {number + 1}. {units.time(cost.time_ns)} a step, {units.percent(cost.share)}: {describe(cost)}"
         )
-        if cost.advice not in (other.advice for other in summary.costs[:number]):
-            lines.append(f"     {cost.advice}")
     return lines
 
 

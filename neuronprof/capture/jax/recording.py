@@ -49,7 +49,7 @@ class Recorded:
         graph = assembler.finish()
         parameters = max(_parameters(function, carried) for function in translated)
         notes = _added([t.notes for t in translated.values()])
-        recording = Recording(graph, segments, self._listener.shown, parameters, notes, script, argv)
+        recording = Recording(graph, segments, self._listener.shown, parameters, notes, script, argv, framework="jax")
         return replace(recording, world=groups.world, axes=groups.axes)
 
 

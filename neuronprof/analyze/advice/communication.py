@@ -1,0 +1,99 @@
+"""Rules about collectives: time on the links that compute could hide, or that need not be."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from neuronprof import units
+from neuronprof.analyze import changes
+from neuronprof.analyze.advice.case import Case
+from neuronprof.analyze.advice.rule import Confidence, Finding, Rule, scaled
+from neuronprof.analyze.changes import Draft
+from neuronprof.terms import Collective, Engine, Phase
+
+_LATENCY_BOUND = 1_000_000  # bytes: below, the mesh algorithm is taken, whose time is latency (hardware.md section 5: mesh below 1 MB)
+
+
+@dataclass(frozen=True)
+class LateGradientSync(Rule):
+    """Gradients are reduced after backward rather than behind it."""
+
+    name: ClassVar[str] = "late-gradient-sync"
+    confidence: ClassVar[Confidence] = Confidence.MEDIUM
+
+    def look(self, case: Case) -> Finding | None:
+        """Reductions over replicas that no compute hides."""
+        rows = changes.gradient_syncs(case.step)
+        exposed = case.by_rank(rows, case.exposed).mean()
+        if not exposed:
+            return None
+        count = round(rows.sum() / len(case.ranks))
+        size = units.size(case.by_rank(rows, case.events["bytes"]).mean())
+        what = f"Reducing {size} of gradients in {count:,} collectives a step"
+        wrong = f"{what} stands exposed for {units.time(exposed)}: {case.where(rows)}."
+        return Finding(wrong, case.say("gradient sync"), rows, (changes.overlapped("grad_sync"),))
+
+
+@dataclass(frozen=True)
+class SmallCollectives(Rule):
+    """Many small reductions, each of which pays the latency that one of them together would pay once."""
+
+    name: ClassVar[str] = "small-collectives"
+    confidence: ClassVar[Confidence] = Confidence.MEDIUM
+    least: int = 8  # of them a step: fewer are the norm and the loss of every script
+
+    def look(self, case: Case) -> Finding | None:
+        """Collectives over replicas below the size from which bandwidth counts; sent together, in buckets as DistributedDataParallel's."""
+        kinds = (Collective.ALL_REDUCE, Collective.REDUCE_SCATTER, Collective.ALL_GATHER)
+        rows = changes.collectives(case.step, kinds, "dp") & (case.events["bytes"] < _LATENCY_BOUND)
+        count = rows.sum() / len(case.ranks)
+        if count < self.least:
+            return None
+        together = max(1.0, case.by_rank(rows, case.events["bytes"]).mean() / changes.BUCKET)
+        moving = _moving(case, rows)
+
+        def bucketed(draft: Draft) -> None:
+            latency = np.maximum(draft.duration[rows] - moving, 0)
+            draft.scale(rows, (moving + latency * min(1.0, together / count)) / np.maximum(draft.duration[rows], 1))
+
+        size = units.size(float(case.events["bytes"][rows].mean()))
+        exposed = units.time(case.by_rank(rows, case.exposed).mean())
+        wrong = f"{round(count):,} collectives a step of {size} on average cost latency, {exposed} exposed: {case.where(rows)}."
+        return Finding(wrong, case.say("buckets"), rows, (bucketed,))
+
+
+def _moving(case: Case, rows: changes.Mask) -> np.ndarray:
+    """How long the bytes of collectives take at their links' bandwidth, nanoseconds."""
+    seconds = np.zeros(len(case.step))
+    for link in (Engine.NEURONLINK, Engine.EFA):
+        streams = np.flatnonzero((case.step.parent >= 0) & case.on(link))
+        bandwidth = case.context.limit(f"{link}_bandwidth") * case.quantity(f"{link}.efficiency", 1.0)
+        np.add.at(seconds, case.step.parent[streams], case.events["bytes"][streams] / bandwidth)
+    return seconds[rows] * 1e9
+
+
+@dataclass(frozen=True)
+class SyncEveryMicrobatch(Rule):
+    """Gradients are reduced after each micro-batch, though only their sum is needed."""
+
+    name: ClassVar[str] = "sync-every-microbatch"
+    confidence: ClassVar[Confidence] = Confidence.HIGH
+
+    def look(self, case: Case) -> Finding | None:
+        """Reductions of gradients in backward passes that another forward pass follows, of as many bytes as those of the last."""
+        syncs = changes.gradient_syncs(case.step)
+        forward = case.on(Engine.TENSOR, Engine.VECTOR) & case.among("phase", [Phase.FORWARD])
+        if not syncs.any() or not forward.any():
+            return None
+        last = np.zeros(len(case.ranks), np.int64)
+        np.maximum.at(last, case.place[forward], case.step.start[forward])
+        early = syncs & (case.step.end <= last[case.place])
+        once, sent = (case.by_rank(rows, case.events["bytes"]).mean() for rows in (syncs & ~early, early))
+        if not early.any() or sent < once:
+            return None
+        wrong = (
+            f"Gradients are reduced {1 + round(sent / once)} times a step, after each micro-batch: {units.size(sent)} too many, "
+            f"{units.time(case.by_rank(early, case.exposed).mean())} of them exposed."
+        )
+        return Finding(wrong, case.say("accumulate"), early, (scaled(early, 0.0),))

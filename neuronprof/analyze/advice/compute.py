@@ -1,0 +1,62 @@
+"""Rules about the compute engines: work that is done slower than need be, or needlessly."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from neuronprof import units
+from neuronprof.analyze import changes
+from neuronprof.analyze.advice.case import Case
+from neuronprof.analyze.advice.rule import Confidence, Finding, Rule, scaled
+from neuronprof.terms import COMPUTE_ENGINES, Collective, Engine, Phase
+
+_FLOAT32 = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Float32Products(Rule):
+    """Products run in float32, which takes the PE array several passes (four: hardware.md section 4, MultiplyMoving)."""
+
+    name: ClassVar[str] = "float32-products"
+    confidence: ClassVar[Confidence] = Confidence.MEDIUM
+
+    def look(self, case: Case) -> Finding | None:
+        """Products in float32 on a machine that is faster in bf16; casts are left out of account."""
+        rows = case.on(Engine.TENSOR) & case.among("dtype", _FLOAT32)
+        peaks = case.context.machine.get("peak_flops") or {}
+        passes = case.quantity("tensor.fp32_passes", peaks.get("bf16", 0) / (peaks.get("fp32") or np.inf))
+        if not rows.any() or not passes > 1:
+            return None
+        share = case.mean(rows) / case.time
+        wrong = f"Products in float32 keep the tensor engine busy for {units.percent(share)} of the step, and bf16 is {passes:.3g} times as fast: {case.where(rows)}."  # noqa: E501
+        return Finding(wrong, case.say("bf16"), rows, (scaled(rows, 1 / passes),))
+
+
+@dataclass(frozen=True)
+class UnshardedOptimizer(Rule):
+    """Every data-parallel replica updates all weights, the same on each."""
+
+    name: ClassVar[str] = "unsharded-optimizer"
+    confidence: ClassVar[Confidence] = Confidence.MEDIUM
+
+    def look(self, case: Case) -> Finding | None:
+        """The optimizer's work, where replicas could share it out (ZeRO-1).
+
+        What reduces gradients then scatters them, in half of its time on the wire; the other half gathers the weights after the update,
+        taken to stand exposed, as it does where a step is too short to hide it.
+        """
+        replicas = int(case.mesh.get("dp", 1))
+        rows = case.among("phase", [Phase.OPTIMIZER]) & case.on(*COMPUTE_ENGINES, Engine.DMA)
+        syncs = changes.collectives(case.step, (Collective.ALL_REDUCE,), "dp") & ~case.among("phase", [Phase.FORWARD])
+        if replicas < 2 or not rows.any() or not syncs.any():
+            return None
+        gathered = float(case.by_rank(syncs, case.step.wire).max()) / 2
+
+        def scatter(draft: changes.Draft) -> None:
+            draft.wire[syncs] /= 2
+
+        mend = (scaled(rows, 1 / replicas), scatter)
+        time = units.time(case.mean(rows))
+        wrong = f"All {replicas} replicas do the whole optimizer step, {time}: {case.where(rows)}."
+        return Finding(wrong, case.say("zero"), rows, mend, gathered)

@@ -1,0 +1,46 @@
+"""Rules about the host: when the device stands still for it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from neuronprof import units
+from neuronprof.analyze.advice.case import Case
+from neuronprof.analyze.advice.rule import Confidence, Finding, Rule, scaled
+from neuronprof.terms import Engine
+
+
+@dataclass(frozen=True)
+class HostSync(Rule):
+    """The script reads a value in the middle of a step: the device drains, and the host launches the rest anew."""
+
+    name: ClassVar[str] = "host-sync"
+    confidence: ClassVar[Confidence] = Confidence.HIGH
+
+    def look(self, case: Case) -> Finding | None:
+        """Copies to the host, and what the host does before the device goes on."""
+        copies = case.among("name", ["COPY_TO_HOST"])
+        rows = copies | case.on(Engine.HOST)
+        if not copies.any():
+            return None
+        time = case.by_rank(rows, case.exposed).mean()
+        reads = int(copies.sum() / len(case.ranks))
+        wrong = f"The host reads a value {reads:,} times a step, and the device stands still for {units.time(time)}: {case.where(rows)}."
+        return Finding(wrong, case.say("host sync"), rows, (scaled(rows, 0.0),))
+
+
+@dataclass(frozen=True)
+class InputCopies(Rule):
+    """The batch is copied to the device when the step needs it."""
+
+    name: ClassVar[str] = "input-copies"
+    confidence: ClassVar[Confidence] = Confidence.HIGH
+
+    def look(self, case: Case) -> Finding | None:
+        """Copies to the device that no compute hides."""
+        rows = case.among("name", ["COPY_TO_DEVICE"])
+        time = case.by_rank(rows, case.exposed).mean()
+        if not time:
+            return None
+        size = units.size(case.by_rank(rows, case.events["bytes"]).mean())
+        wrong = f"The device waits {units.time(time)} a step for {size} that the host copies to it: {case.where(rows)}."
+        return Finding(wrong, case.say("input"), rows, (scaled(rows, 0.0),))

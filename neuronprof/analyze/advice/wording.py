@@ -1,0 +1,42 @@
+"""How a change is said: for each by framework, '' where the trace does not tell which."""
+
+WORDING: dict[str, dict[str, str]] = {
+    "host sync": {
+        "torch": "Keep the value on the device: collect .item() and prints every hundred steps, after the step.",
+        "jax": "Keep the value on the device: call float() or print every hundred steps, and let dispatch run ahead.",
+        "": "Keep the value on the device, and read it every hundred steps.",
+    },
+    "input": {
+        "torch": "Copy the next batch while this step runs: DataLoader(pin_memory=True) and .to(device, non_blocking=True) one step ahead.",
+        "jax": "Put the next batch on the device while this step runs: jax.device_put one step ahead.",
+        "": "Copy the next batch while this step runs.",
+    },
+    "bf16": {
+        "torch": "Run forward and loss under torch.autocast(device, dtype=torch.bfloat16), or keep the weights in bf16.",
+        "jax": "Cast weights and batch to jnp.bfloat16 inside the loss, and keep fp32 for the optimizer.",
+        "": "Run the products in bf16.",
+    },
+    "even work": {
+        "": "Give the ranks even batches: bucket samples by length, pack sequences, balance the routing of experts.",
+    },
+    "zero": {
+        "torch": "Share the optimizer out: --zero 1, or ZeroRedundancyOptimizer or fully_shard in a script that distributes itself.",
+        "jax": "Shard the optimizer's state over the data axis (a NamedSharding for it), so that each device updates its part.",
+        "": "Share the optimizer's state out among the replicas (ZeRO-1).",
+    },
+    "gradient sync": {
+        "torch": "Reduce gradients in buckets while backward runs: DistributedDataParallel, or a smaller --bucket.",
+        "jax": "Let XLA reduce each layer's gradients in backward: scan over layers, and its latency-hiding scheduler.",
+        "": "Reduce gradients in buckets while backward runs.",
+    },
+    "buckets": {
+        "torch": "Send them together: DistributedDataParallel(bucket_cap_mb=25), a larger --bucket, or one flattened tensor.",
+        "jax": "Send them together: psum a whole tree of arrays in one call.",
+        "": "Send them together, in buckets of 25 MiB.",
+    },
+    "accumulate": {
+        "torch": "Reduce once, after the last micro-batch: model.no_sync() around the others, or set_requires_gradient_sync(False).",
+        "jax": "Reduce once, after the last micro-batch: psum the accumulated gradients, outside the scan.",
+        "": "Reduce once, after the last micro-batch.",
+    },
+}

@@ -92,6 +92,10 @@ class ProgramBuilder:
         self._single += [(index, d, 0) for d in data if d >= 0]
         self._single += [(index, d, 1) for d in space if d >= 0]
 
+    def make_wait(self, rows: list[int], space: list[int]) -> None:
+        """Lets each of several instructions wait for the same room."""
+        self._single += [(row, needed, 1) for row in rows for needed in space]
+
     def _after_launch(self, queue: int, index: int) -> None:
         """Queues run in order: the first instruction after a launch holds back all that follow it."""
         if queue not in self._launched and queue != Queue.HOST:

@@ -51,18 +51,19 @@ class StepSimulator:
 
     def __init__(self, graph: "Graph", chip: "Chip", lnc: int, sizes: tuple[int, ...] = ()) -> None:
         self._graph, self._chip, self._lnc, self._sizes = graph, chip, lnc, sizes
+        self._compiler = Compiler(chip, lnc)
 
     def retune(self, chip: "Chip") -> None:
         """Goes on with a chip that costs differ on, but that programs are compiled for alike."""
         self._chip = chip
 
+    def forget(self) -> None:
+        """Gives up the programs of all layouts so far; how the model was divided stays."""
+        self._compiler = Compiler(self._chip, self._lnc)
+
     @cached_property
     def _planner(self) -> Planner:
         return Planner(self._graph, self._sizes)
-
-    @cached_property
-    def _compiler(self) -> Compiler:
-        return Compiler(self._chip, self._lnc)
 
     @property
     def capacity(self) -> int:

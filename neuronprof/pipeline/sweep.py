@@ -125,26 +125,36 @@ def _simulated(graph: "Graph", machines: Machines, asked: "Sequence[Layout]", wo
     """Results, in groups that share their parts and stages."""
     groups: dict[Any, list[Layout]] = defaultdict(list)
     for layout in asked:
-        groups[_shares(layout)].append(layout)
+        groups[replace(layout, zero=0, schedule="", accumulate=1)].append(layout)
     tasks = sorted(groups.values(), key=lambda g: -len(g) * g[0].pp)
     given = (graph, machines.chip, machines.lnc)
     if min(workers, len(tasks)) <= 1:
-        yield from (_group(*given, task) for task in tasks)
+        simulator = StepSimulator(*given)
+        yield from (_group(simulator, task) for task in tasks)
         return
     # A fresh process each: one that is forked would inherit PyTorch's threads in whatever state they are.
-    with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as pool:
-        futures: list[Future[list[LaidOut]]] = [pool.submit(_group, *given, task) for task in tasks]
+    count = min(workers, len(tasks))
+    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_prepare, initargs=given) as pool:
+        futures: list[Future[list[LaidOut]]] = [pool.submit(_task, task) for task in tasks]
         for future in as_completed(futures):
             yield future.result()
 
 
-def _shares(layout: "Layout") -> Any:
-    return replace(layout, zero=0, schedule="", accumulate=1)
+_simulators: "list[StepSimulator]" = []  # of a process of the pool: one, which divides the model once for all of its layouts
 
 
-def _group(graph: "Graph", chip: "Chip", lnc: int, asked: "Sequence[Layout]") -> list[LaidOut]:
-    simulator = StepSimulator(graph, chip, lnc)
-    return [simulator.simulate(layout) for layout in asked]
+def _prepare(graph: "Graph", chip: "Chip", lnc: int) -> None:
+    _simulators.append(StepSimulator(graph, chip, lnc))
+
+
+def _task(asked: "list[Layout]") -> list[LaidOut]:
+    return _group(_simulators[0], asked)
+
+
+def _group(simulator: StepSimulator, asked: "list[Layout]") -> list[LaidOut]:
+    found = [simulator.simulate(layout) for layout in asked]
+    simulator.forget()
+    return found
 
 
 def _row(result: LaidOut, step: Step, machines: Machines) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class SyncEveryMicrobatch(Rule):
         np.maximum.at(last, case.place[forward], case.step.start[forward])
         early = syncs & (case.step.end <= last[case.place])
         once, sent = (case.by_rank(rows, case.events["bytes"]).mean() for rows in (syncs & ~early, early))
-        if not early.any() or sent < once:
+        if not early.any() or not once or sent < once:
             return None
         wrong = (
             f"Gradients are reduced {1 + round(sent / once)} times a step, after each micro-batch: {units.size(sent)} too many, "

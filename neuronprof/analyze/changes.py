@@ -338,12 +338,13 @@ def _gradients_in_buckets(draft: Draft) -> None:
     if not len(rows) or not backward.any():
         return
     last = np.minimum(1.0, BUCKET / np.maximum(step.events["bytes"][rows], 1))
-    hidden = draft.wire[rows] * (1 - last)
+    hidden = draft.duration[rows] * (1 - last)
     room = int(step.end[backward].max() - step.start[backward].min())
     ranks, at = np.unique(step.events["rank"][rows], return_inverse=True)
     total = np.bincount(at, hidden, len(ranks))
     hidden *= np.minimum(1.0, room / np.maximum(total, 1.0))[at]
-    draft.wire[rows] -= hidden
+    # All that a bucket takes is hidden with it: links, the way between cores of one chip, which has no link, and latency.
+    draft.scale(rows, 1 - hidden / np.maximum(draft.duration[rows], 1.0))
 
 
 def _weights_ahead(draft: Draft) -> None:

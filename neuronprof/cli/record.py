@@ -83,6 +83,12 @@ def _add_layout(add: _Add) -> None:
     add("--schedule", default="1f1b", metavar="NAME", help="gpipe, 1f1b, interleaved or zero-bubble (default: 1f1b)")
     add("--even-stages", action="store_true", help="as many blocks a stage as can be, instead of stages of even cost")
     add("--bucket", default="25M", metavar="SIZE", help="gradient bucket of an all-reduce (default: %(default)s)")
+    add(
+        "--grad-sync",
+        choices=["overlapped", "after"],
+        default="overlapped",
+        help="reduce gradients in buckets beside backward, or all in one go after it (default: overlapped)",
+    )
 
 
 def _add_style(add: _Add) -> None:
@@ -143,7 +149,7 @@ def _launched(args: argparse.Namespace) -> tuple[str, tuple[str, ...], dict[str,
 # Options that are called and mean the same in pipeline.Options.
 _AS_THEY_ARE = (
     "trace_ranks", "detail", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed",
-    "dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "even_stages",
+    "dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "even_stages", "grad_sync",
     "recompute", "fp8", "eager", "collective_algorithm", "oversubscription",
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Data parallelism: every rank runs the whole graph on its own batch, and buckets of gradients are all-reduced as backward makes them."""
 
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 
@@ -40,22 +41,35 @@ class Replicas:
 _BACKWARD = (PHASES.index(Phase.BACKWARD), PHASES.index(Phase.RECOMPUTE))
 
 
-def data_parallel(graph: Graph, replicas: Replicas, bucket_bytes: int) -> Graph:
+def data_parallel(graph: Graph, replicas: Replicas, bucket_bytes: int | None) -> Graph:
     """The graph of one replica: gradients in buckets of up to bucket_bytes, each followed by its all-reduce.
 
     A bucket is sent as soon as backward has written its last gradient for the last time before an optimizer takes it, in the order in
-    which the gradients become ready; with gradient accumulation that is the last micro-batch. One rank leaves the graph as it is.
+    which the gradients become ready; with gradient accumulation that is the last micro-batch. bucket_bytes None: all
+    gradients of an optimizer in one bucket. One rank leaves the graph as it is.
 
     Raises:
         NeuronprofError: buckets of no size.
     """
-    if bucket_bytes < 1:
+    if bucket_bytes is not None and bucket_bytes < 1:
         raise NeuronprofError(f"A gradient bucket needs at least 1 byte, not {bucket_bytes}.")
     for group in replicas.groups:
-        taken = [replicas.having(group, writes, graph) for writes in taken_gradients(graph)]
+        taken = [replicas.having(group, writes, graph) for writes in gradients_to_reduce(graph, bucket_bytes is None)]
         buckets = [bucket for writes in taken for bucket in in_buckets(writes, graph, bucket_bytes)]
         graph = _insert(graph, buckets, group) if buckets else graph
     return graph
+
+
+def gradients_to_reduce(graph: Graph, at_once: bool) -> list[Writes]:
+    """As `taken_gradients`; at_once: what only updates has the gradients that backward left to it, which are reduced before all else."""
+    if not at_once or np.isin(graph.phase, _BACKWARD).any():
+        return taken_gradients(graph)
+    left: Writes = {}
+    for op, number in enumerate(graph.signature.tolist()):
+        for buffer, tensor in zip(graph.inputs(op), graph.signatures[number].inputs, strict=True):
+            if buffer >= 0 and graph.buffers[buffer].role is Role.GRADIENTS:
+                left.setdefault(buffer, (-1, tensor))
+    return [left]
 
 
 def taken_gradients(graph: Graph) -> list[Writes]:
@@ -90,17 +104,18 @@ def _written_gradients(graph: Graph, op: int) -> list[tuple[int, Tensor]]:
     return [(b, t) for b, t in written if b >= 0 and graph.buffers[b].role is Role.GRADIENTS]
 
 
-def in_buckets(writes: Writes, graph: Graph, bucket_bytes: int) -> list[tuple[int, list[int], list[Tensor]]]:
-    """(operator after which it is sent, buffers, layouts) of each bucket."""
+def in_buckets(writes: Writes, graph: Graph, bucket_bytes: int | None) -> list[tuple[int, list[int], list[Tensor]]]:
+    """(operator after which it is sent, -1: before all, buffers, layouts) of each bucket; bucket_bytes None: one bucket."""
     buckets: list[tuple[int, list[int], list[Tensor]]] = []
-    limit, held = min(_FIRST_BUCKET, bucket_bytes), 0
+    size: float = inf if bucket_bytes is None else bucket_bytes
+    limit, held = (min(_FIRST_BUCKET, size) if size < inf else size), 0
     buffers: list[int] = []
     for buffer, (op, _) in writes.items():
         buffers.append(buffer)
         held += graph.buffers[buffer].nbytes
         if held >= limit:
             buckets.append((op, buffers, [_flat(writes[b][1]) for b in buffers]))
-            buffers, held, limit = [], 0, bucket_bytes
+            buffers, held, limit = [], 0, size
     if buffers:
         buckets.append((writes[buffers[-1]][0], buffers, [_flat(writes[b][1]) for b in buffers]))
     return buckets

@@ -7,6 +7,8 @@ from neuronprof.graph.groups import Mesh, ReplicaGroup
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
 _MOST_SHARDED = 3
+GRAD_SYNCS = ("overlapped", "after")
+_KEPT_GRADIENTS = 1  # the last ZeRO stage that keeps them whole
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Layout:
     zero: what replicas share out among them: 1 optimizer state, 2 gradients too, 3 weights too. sequence_parallel: with tp, divide the
     sequence where weights are not divided. schedule: of the pipeline. even_stages: as many
     blocks a stage as can be, the last ones fewer, instead of stages of even cost. bucket_bytes: gradients that are reduced together.
+    grad_sync: gradients are reduced beside backward (overlapped), or in one go after it.
     """
 
     dp: int = 1
@@ -34,6 +37,7 @@ class Layout:
     schedule: str = "1f1b"
     even_stages: bool = False
     bucket_bytes: int = 25 << 20
+    grad_sync: str = "overlapped"
 
     def mesh(self) -> Mesh:
         """The mesh: neighbours are tensor-parallel, then come context, data and pipeline parallelism."""
@@ -81,6 +85,7 @@ class Layout:
             raise NeuronprofError(f"--zero {self.zero} does not exist; give 0, 1, 2 or 3.")
         if self.bucket_bytes < 1:
             raise NeuronprofError(f"--bucket {self.bucket_bytes} holds no gradient; give at least 1 byte.")
+        self._validate_grad_sync()
         if self.schedule not in SCHEDULES:
             raise NeuronprofError(f"--schedule {self.schedule} does not exist; choose of {', '.join(SCHEDULES)}.")
         if self.dp % self.ep:
@@ -92,6 +97,15 @@ class Layout:
                 "--sequence-parallel divides what --tp leaves whole; give --tp 2 or more, or leave it out."
             )
         self._validate_schedule()
+
+    def _validate_grad_sync(self) -> None:
+        if self.grad_sync not in GRAD_SYNCS:
+            raise NeuronprofError(f"--grad-sync {self.grad_sync} does not exist; choose of {', '.join(GRAD_SYNCS)}.")
+        if self.grad_sync == "after" and self.zero > _KEPT_GRADIENTS:
+            raise NeuronprofError(
+                f"--grad-sync after keeps whole gradients until backward has ended, which --zero {self.zero} is there to avoid; "
+                "give --zero 0 or 1."
+            )
 
     def _validate_schedule(self) -> None:
         if self.vp > 1 and (self.pp == 1 or self.schedule != "interleaved"):

@@ -149,11 +149,15 @@ def _with_own_microbatches(layout: Layout, own: int) -> Layout:
 def _reduced(graph: Graph, layout: Layout, replicas: Replicas) -> Graph:
     """With the collectives of data parallelism."""
     if layout.zero:
-        graph = share_out(graph, Shares(replicas, layout.zero, layout.bucket_bytes))
+        graph = share_out(graph, _shares(layout, replicas))
         for group in _norm_groups(layout, None, replicas):
             graph = _norms_together(graph, group)
         return graph
-    return data_parallel(graph, replicas, layout.bucket_bytes)
+    return data_parallel(graph, replicas, None if layout.grad_sync == "after" else layout.bucket_bytes)
+
+
+def _shares(layout: Layout, replicas: Replicas) -> Shares:
+    return Shares(replicas, layout.zero, layout.bucket_bytes, layout.grad_sync == "after")
 
 
 _REGIONS = {Pass.FORWARD: FORWARD, Pass.BACKWARD: BACKWARD, Pass.INPUTS: BACKWARD, Pass.WEIGHTS: WEIGHTS}
@@ -178,7 +182,8 @@ class _Pipeline:
         order: list[tuple[int, int]] = []
         for action in actions:
             last = action.kind is not Pass.FORWARD and action.microbatch == passes - 1
-            key = (action.kind, action.virtual, last or layout.zero >= 2)
+            reduces = (last and layout.grad_sync == "overlapped") or layout.zero >= 2
+            key = (action.kind, action.virtual, reduces)
             if key not in index:
                 index[key] = len(chunks)
                 chunks.append(self._at(action.virtual * layout.pp + stage, self._chunk, action.kind, key[2]))
@@ -228,20 +233,22 @@ class _Pipeline:
         if kind is Pass.FORWARD or not reduce:
             return self._gathered(graph)
         if self._layout.zero:
-            return share_out(graph, Shares(self._replicas, self._layout.zero, self._layout.bucket_bytes))
+            return share_out(graph, _shares(self._layout, self._replicas))
         return data_parallel(graph, self._replicas, self._layout.bucket_bytes)
 
     def _gathered(self, graph: Graph) -> Graph:
         """A chunk that reduces nothing; with ZeRO 3 it gathers its weights all the same."""
+        shares = _shares(self._layout, self._replicas)
         if self._layout.zero < 3:
-            shares = Shares(self._replicas, self._layout.zero, self._layout.bucket_bytes)
             return keep_parts(graph, shares) if self._layout.zero else graph
-        return share_out(graph, Shares(self._replicas, self._layout.zero, self._layout.bucket_bytes))
+        return share_out(graph, shares)
 
     def _step(self, piece: int) -> Graph:
         graph = self._chunks.graph(piece, STEP)
         if self._layout.zero:
-            graph = share_out(graph, Shares(self._replicas, self._layout.zero, self._layout.bucket_bytes))
+            graph = share_out(graph, _shares(self._layout, self._replicas))
+        elif self._layout.grad_sync == "after":
+            graph = data_parallel(graph, self._replicas, None)
         for group in _norm_groups(self._layout, self._across, self._replicas):
             graph = _norms_together(graph, group)
         return graph

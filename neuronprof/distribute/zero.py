@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from neuronprof.distribute.data_parallel import Replicas, in_buckets, taken_gradients
+from neuronprof.distribute.data_parallel import Replicas, gradients_to_reduce, in_buckets, taken_gradients
 from neuronprof.distribute.pieces import BACKWARD, FORWARD, STEP, layers, regions
 from neuronprof.graph.edit import GraphEditor
 from neuronprof.graph.groups import ReplicaGroup
@@ -27,11 +27,12 @@ _Part = tuple[
 
 @dataclass(frozen=True)
 class Shares:
-    """What is shared out: among whom, the ZeRO stage, bytes of a bucket."""
+    """What is shared out: among whom, the ZeRO stage, bytes of a bucket; at_once: gradients are reduced in one go after backward."""
 
     replicas: Replicas
     stage: int
     bucket_bytes: int
+    at_once: bool = False
 
 
 def share_out(graph: Graph, shares: Shares) -> Graph:
@@ -60,23 +61,31 @@ def _part(tensor: Tensor, ranks: int) -> Tensor:
 
 def _scattered(graph: Graph, shares: Shares) -> Graph:
     """Reduce-scatters gradients in buckets after backward has made them, and gathers the weights in buckets after the optimizer."""
-    after: dict[int, list[tuple[list[int], list[Tensor], ReplicaGroup]]] = defaultdict(list)
-    for writes in taken_gradients(graph):
-        for group in shares.replicas.groups:
-            together = shares.replicas.having(group, writes, graph)
-            for op, buffers, tensors in in_buckets(together, graph, shares.bucket_bytes):
-                after[op].append((buffers, tensors, group))
+    after = _buckets(graph, shares)
     editor = GraphEditor(graph)
-    for op in range(len(graph)):
-        editor.copy(op)
+    for op in range(-1, len(graph)):
+        if op >= 0:
+            editor.copy(op)
         for buffers, tensors, group in after[op]:
-            _reduce_scatter(editor, op, buffers, tensors, group)
+            _reduce_scatter(editor, max(op, 0), buffers, tensors, group)
     updated = _updated_weights(graph)
     for group in shares.replicas.groups:
         own = [(b, t) for b, t in updated if shares.replicas.of(graph.buffers[b].name) == group]
         for weights in _grouped(own, shares.bucket_bytes):
             _gather_in_place(editor, len(graph) - 1, weights, group)
     return editor.finish()
+
+
+def _buckets(graph: Graph, shares: Shares) -> dict[int, list[tuple[list[int], list[Tensor], ReplicaGroup]]]:
+    """Gradients that are reduced together, with their layouts and ranks, by the operator after which they are sent (-1: before all)."""
+    found: dict[int, list[tuple[list[int], list[Tensor], ReplicaGroup]]] = defaultdict(list)
+    size = None if shares.at_once else shares.bucket_bytes
+    for writes in gradients_to_reduce(graph, shares.at_once):
+        for group in shares.replicas.groups:
+            together = shares.replicas.having(group, writes, graph)
+            for op, buffers, tensors in in_buckets(together, graph, size):
+                found[op].append((buffers, tensors, group))
+    return found
 
 
 def _reduce_scatter(

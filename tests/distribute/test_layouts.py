@@ -1,6 +1,7 @@
 """Layouts of a small GPT: what is conserved, and what is refused."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,36 @@ def test_the_products_of_all_ranks_are_those_of_one_device(layout):
     assert recorded.planned_flops(plan(graph, layout)) == layout.dp * recorded.flops(graph)
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(dp=4),
+        Layout(dp=4, zero=1),
+        Layout(dp=4, accumulate=2),
+        Layout(dp=2, pp=2, vp=2, microbatches=4, schedule="interleaved", zero=1),
+        Layout(dp=2, pp=4, microbatches=4, schedule="zero-bubble"),
+    ],
+    ids=Layout.text,
+)
+def test_gradients_that_are_reduced_after_backward_are_as_many_bytes_in_one_piece(layout):
+    def reductions(found):
+        kinds = ("AllReduce", "ReduceScatter")
+        return [
+            (chunk, call.nbytes)
+            for stage in found.stages
+            for chunk in (stage.chunks[i] for i, _ in stage.order)
+            for call in chunk.collectives.values()
+            if call.kind in kinds and "dp" in call.axis
+        ]
+
+    beside = reductions(plan(recorded.gpt(), layout))
+    after = reductions(plan(recorded.gpt(), replace(layout, grad_sync="after")))
+    assert sum(n for _, n in after) == sum(n for _, n in beside)
+    assert len(after) == layout.pp * layout.vp <= len(beside)
+    if layout.passes > 1:  # chunks of their own, without a product of backward
+        assert not any(products(chunk) for chunk, _ in after)
+
+
 def products(graph):
     """(module, phase) of each product, with their number."""
     each = [recorded.work(s).flops > 0 for s in graph.signatures]
@@ -58,6 +89,8 @@ def test_stages_partition_the_operators():
         (Layout(microbatches=16), "16 micro-batches cannot be cut from the script's batch of 8"),
         (Layout(cp=64), "--cp 64 cannot divide the sequence of 32 positions"),
         (Layout(pp=2, vp=2, microbatches=3, schedule="interleaved"), "a multiple of --pp 2"),
+        (Layout(dp=2, grad_sync="never"), "--grad-sync never does not exist; choose of overlapped, after"),
+        (Layout(dp=2, zero=2, grad_sync="after"), "which --zero 2 is there to avoid; give --zero 0 or 1"),
     ],
     ids=lambda case: case.text() if isinstance(case, Layout) else "",
 )

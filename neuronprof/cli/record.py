@@ -89,6 +89,13 @@ def _add_layout(add: _Add) -> None:
         default="overlapped",
         help="reduce gradients in buckets beside backward, or all in one go after it (default: overlapped)",
     )
+    add(
+        "--prefetch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --zero 3: blocks gathered ahead, 0: none (default: 1)",
+    )
 
 
 def _add_style(add: _Add) -> None:
@@ -149,8 +156,8 @@ def _launched(args: argparse.Namespace) -> tuple[str, tuple[str, ...], dict[str,
 # Options that are called and mean the same in pipeline.Options.
 _AS_THEY_ARE = (
     "trace_ranks", "detail", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed",
-    "dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "even_stages", "grad_sync",
-    "recompute", "fp8", "eager", "collective_algorithm", "oversubscription",
+    "dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule",
+    "even_stages", "grad_sync", "prefetch", "recompute", "fp8", "eager", "collective_algorithm", "oversubscription",
 )  # fmt: skip
 
 

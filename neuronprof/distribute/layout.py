@@ -21,7 +21,8 @@ class Layout:
     zero: what replicas share out among them: 1 optimizer state, 2 gradients too, 3 weights too. sequence_parallel: with tp, divide the
     sequence where weights are not divided. schedule: of the pipeline. even_stages: as many
     blocks a stage as can be, the last ones fewer, instead of stages of even cost. bucket_bytes: gradients that are reduced together.
-    grad_sync: gradients are reduced beside backward (overlapped), or in one go after it.
+    grad_sync: gradients are reduced beside backward (overlapped), or in one go after it. prefetch: with zero 3, blocks whose
+    weights are gathered ahead of the one that runs (0: a block waits for its own).
     """
 
     dp: int = 1
@@ -38,6 +39,7 @@ class Layout:
     even_stages: bool = False
     bucket_bytes: int = 25 << 20
     grad_sync: str = "overlapped"
+    prefetch: int = 1
 
     def mesh(self) -> Mesh:
         """The mesh: neighbours are tensor-parallel, then come context, data and pipeline parallelism."""
@@ -86,6 +88,7 @@ class Layout:
         if self.bucket_bytes < 1:
             raise NeuronprofError(f"--bucket {self.bucket_bytes} holds no gradient; give at least 1 byte.")
         self._validate_grad_sync()
+        self._validate_prefetch()
         if self.schedule not in SCHEDULES:
             raise NeuronprofError(f"--schedule {self.schedule} does not exist; choose of {', '.join(SCHEDULES)}.")
         if self.dp % self.ep:
@@ -105,6 +108,14 @@ class Layout:
             raise NeuronprofError(
                 f"--grad-sync after keeps whole gradients until backward has ended, which --zero {self.zero} is there to avoid; "
                 "give --zero 0 or 1."
+            )
+
+    def _validate_prefetch(self) -> None:
+        if self.prefetch < 0:
+            raise NeuronprofError(f"--prefetch {self.prefetch} is not a number of blocks; give 0 or more.")
+        if self.prefetch != 1 and self.zero < _MOST_SHARDED:
+            raise NeuronprofError(
+                f"--prefetch {self.prefetch} is of weights that ranks share out; give --zero 3, or leave it out."
             )
 
     def _validate_schedule(self) -> None:

@@ -157,7 +157,7 @@ def _reduced(graph: Graph, layout: Layout, replicas: Replicas) -> Graph:
 
 
 def _shares(layout: Layout, replicas: Replicas) -> Shares:
-    return Shares(replicas, layout.zero, layout.bucket_bytes, layout.grad_sync == "after")
+    return Shares(replicas, layout.zero, layout.bucket_bytes, layout.grad_sync == "after", layout.prefetch)
 
 
 _REGIONS = {Pass.FORWARD: FORWARD, Pass.BACKWARD: BACKWARD, Pass.INPUTS: BACKWARD, Pass.WEIGHTS: WEIGHTS}

@@ -2,7 +2,7 @@
 
 Stage 1 and 2: gradients are reduce-scattered in buckets, each rank's optimizer works on its part, and the weights are gathered in buckets.
 Stage 3 (as PyTorch's fully_shard): a rank keeps its part of each block's weights; they are gathered before the block runs, one block
-ahead, and again in backward, and their gradients are reduce-scattered when the block's backward is done.
+ahead or as many as asked, and again in backward, and their gradients are reduce-scattered when the block's backward is done.
 """
 
 from collections import defaultdict
@@ -27,12 +27,16 @@ _Part = tuple[
 
 @dataclass(frozen=True)
 class Shares:
-    """What is shared out: among whom, the ZeRO stage, bytes of a bucket; at_once: gradients are reduced in one go after backward."""
+    """What is shared out: among whom, the ZeRO stage, bytes of a bucket.
+
+    at_once: gradients are reduced in one go after backward; prefetch: blocks whose weights are gathered ahead of the one that runs.
+    """
 
     replicas: Replicas
     stage: int
     bucket_bytes: int
     at_once: bool = False
+    prefetch: int = 1
 
 
 def share_out(graph: Graph, shares: Shares) -> Graph:
@@ -192,9 +196,9 @@ class _Blocks:
         graph, needs = self._graph, self._uses()
         order = [(op, part) for op, part, _ in needs]
         final = self._final_gradients()
-        ahead = 0
+        ahead, gathered_at = 0, self._gathered_at(order)
         for op in range(len(graph)):
-            while ahead < len(order) and (order[ahead][0] <= op or (ahead > 0 and order[ahead - 1][0] <= op)):
+            while ahead < len(order) and gathered_at[ahead] <= op:
                 self._gather(op, order[ahead][1], needs[ahead][2])
                 ahead += 1
             self._editor.copy(op, operands=[self._current(b, op) for b in graph.inputs(op) + graph.outputs(op)])
@@ -204,6 +208,16 @@ class _Blocks:
         for part in list(self._waiting):
             self._reduce(len(graph) - 1, part)
         return self._editor.finish()
+
+    def _gathered_at(self, order: list[tuple[int, _Part]]) -> list[int]:
+        """The operator before which each use's weights are gathered: `prefetch` uses ahead, but not before the same weights' last use."""
+        found: list[int] = []
+        before: dict[_Part, int] = {}
+        for number, (op, part) in enumerate(order):
+            ahead = order[max(0, number - self._shares.prefetch)][0]
+            found.append(max(ahead, before.get(part, ahead)))
+            before[part] = op
+        return found
 
     def _uses(self) -> list[tuple[int, _Part, int]]:
         """(first operator, part, last operator) of each stretch in which a block's weights are used, in order."""

@@ -21,7 +21,7 @@ class Options:
     values: real, none or auto; steps, warmup: training steps to keep and to skip (steps None: three, and the script runs on to its end);
     run_on: let the script run on after `steps`; module: the script is a module's name, as for `python -m`.
     world_size: ranks of a script that distributes itself (None: WORLD_SIZE of the environment, or 1).
-    dp to even_stages, bucket_bytes, grad_sync: the layout of a script for one device, see distribute.layout.Layout.
+    dp to even_stages, bucket_bytes, grad_sync, prefetch: the layout of a script for one device, see distribute.layout.Layout.
     recompute, fp8: how the step is run, see distribute.styles; eager: on a GPU, the host launches each operator as a kernel of its own.
     jitter to late_hosts, seed: what makes ranks differ, see simulate.cluster.Faults.
     collective_algorithm: one for all collectives (None: by size and group); oversubscription: of EFA. quiet: no progress on stderr.
@@ -56,6 +56,7 @@ class Options:
     eager: bool = False
     bucket_bytes: int = 25 << 20
     grad_sync: str = "overlapped"
+    prefetch: int = 1
     jitter: float = 0.0
     seed: int = 0
     slow_chips: dict[int, float] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from neuronprof.distribute.layout import Layout
+from neuronprof.distribute.pieces import STEP, layers, regions
 from neuronprof.distribute.plan import plan
 from neuronprof.errors import NeuronprofError
 
@@ -64,6 +65,27 @@ def test_gradients_that_are_reduced_after_backward_are_as_many_bytes_in_one_piec
         assert not any(products(chunk) for chunk, _ in after)
 
 
+@pytest.mark.parametrize(
+    ("prefetch", "order"),
+    [
+        (0, "G G f0 G f1 G f2 G f3 b3 G b2 G b1 G b0 G"),
+        (1, "G G G f0 G f1 G f2 G f3 b3 G b2 G b1 G b0"),
+        (3, "G G G G G f0 f1 f2 G G G f3 b3 G b2 b1 b0"),
+    ],
+)
+def test_weights_are_gathered_so_many_blocks_ahead(prefetch, order):
+    # Weights in the order of their use: the root's (ends), those of blocks 0 to 3 in forward, of 3 to 0 in backward: nine gathers (G).
+    # Block 3's for backward do not come before its forward has begun, however many are gathered ahead.
+    (stage,) = plan(recorded.gpt(), Layout(dp=4, zero=3, prefetch=prefetch)).stages
+    graph, found = stage.chunks[0], []
+    for op, (layer, region) in enumerate(zip(layers(graph).tolist(), regions(graph).tolist(), strict=True)):
+        if op in graph.collectives:
+            found += ["G"] if graph.collectives[op].kind == "AllGather" else []
+        elif layer >= 0 and region != STEP and f"{'fb'[region]}{layer}" not in found:
+            found.append(f"{'fb'[region]}{layer}")
+    assert " ".join(found) == order
+
+
 def products(graph):
     """(module, phase) of each product, with their number."""
     each = [recorded.work(s).flops > 0 for s in graph.signatures]
@@ -90,6 +112,8 @@ def test_stages_partition_the_operators():
         (Layout(cp=64), "--cp 64 cannot divide the sequence of 32 positions"),
         (Layout(pp=2, vp=2, microbatches=3, schedule="interleaved"), "a multiple of --pp 2"),
         (Layout(dp=2, grad_sync="never"), "--grad-sync never does not exist; choose of overlapped, after"),
+        (Layout(dp=2, zero=3, prefetch=-1), "--prefetch -1 is not a number of blocks; give 0 or more"),
+        (Layout(dp=2, zero=1, prefetch=2), "--prefetch 2 is of weights that ranks share out; give --zero 3"),
         (Layout(dp=2, zero=2, grad_sync="after"), "which --zero 2 is there to avoid; give --zero 0 or 1"),
     ],
     ids=lambda case: case.text() if isinstance(case, Layout) else "",

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_machine(parser.add_argument_group("machine").add_argument)
     add_script(parser.add_argument_group("script").add_argument)
     _add_layout(parser.add_argument_group("layout of a script for one device").add_argument)
-    _add_style(parser.add_argument_group("how the step is run").add_argument)
+    add_style(parser.add_argument_group("how the step is run").add_argument)
     _add_faults(parser.add_argument_group("ranks that differ").add_argument)
     parser.add_argument("script", help="the training script, as you would give it to python, or a torchrun line")
     parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
@@ -83,6 +83,11 @@ def _add_layout(add: _Add) -> None:
     add("--schedule", default="1f1b", metavar="NAME", help="gpipe, 1f1b, interleaved or zero-bubble (default: 1f1b)")
     add("--even-stages", action="store_true", help="as many blocks a stage as can be, instead of stages of even cost")
     add("--bucket", default="25M", metavar="SIZE", help="gradient bucket of an all-reduce (default: %(default)s)")
+    add_overlap(add)
+
+
+def add_overlap(add: _Add) -> None:
+    """Adds the options that say which communication of data parallelism runs beside compute."""
     add(
         "--grad-sync",
         choices=["overlapped", "after"],
@@ -98,7 +103,8 @@ def _add_layout(add: _Add) -> None:
     )
 
 
-def _add_style(add: _Add) -> None:
+def add_style(add: _Add) -> None:
+    """Adds the options that say how a step is run."""
     add(
         "--recompute",
         choices=["none", "selective", "full"],

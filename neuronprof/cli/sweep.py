@@ -4,11 +4,12 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuronprof import units
-from neuronprof.cli.record import add_script
+from neuronprof.cli.record import add_overlap, add_script, add_style
 from neuronprof.errors import NeuronprofError
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine("--price", type=float, metavar="USD", help="of one chip for an hour (default: the chip file's)")
     add_script(parser.add_argument_group("script").add_argument)
     add_grid(parser.add_argument_group("layouts to try: every combination; --dp takes the ranks that are left"))
+    style = parser.add_argument_group("how every layout is run").add_argument
+    add_style(style)
+    add_overlap(style)
     add("script", help="the training script, written for one device")
     add("argv", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
 
@@ -105,24 +109,22 @@ def captured(args: argparse.Namespace) -> "Step":
 
 def run(args: argparse.Namespace) -> int:
     """Captures once, simulates every layout, prints and writes the table."""
-    from neuronprof.hardware.load import load_chip
-    from neuronprof.pipeline.simulated import check_world, cores_a_rank
-    from neuronprof.pipeline.sweep import Machines, sweep
+    from neuronprof.pipeline.simulated import check_world, chip_run, cores_a_rank
+    from neuronprof.pipeline.sweep import Machines, run_as, sweep
     from neuronprof.progress import Progress
     from neuronprof.view import tradeoff
 
-    output, chip = check_output(args.output), load_chip(args.chip)
+    output, chip = check_output(args.output), chip_run(args.chip, args.eager)
     if args.chips < 1:
         raise NeuronprofError(f"--chips {args.chips} is no machine; give at least 1.")
     lnc = cores_a_rank(chip, args.lnc)
     machines = Machines(chip, lnc, args.chips, chip.price.hour if args.price is None else args.price)
     check_world(chip, lnc, machines.ranks)
-    step = captured(args)
+    step = run_as(captured(args), args.recompute, fp8=args.fp8)
+    grid = replace(grid_of(args), grad_sync=args.grad_sync, prefetch=args.prefetch)
     with Progress() as progress:
         workers = args.workers or os.cpu_count() or 1
-        table = sweep(
-            step, machines, grid_of(args), workers=workers, done=lambda n, count: progress.of("layout", n, count)
-        )
+        table = sweep(step, machines, grid, workers=workers, done=lambda n, count: progress.of("layout", n, count))
     table.to_parquet(output)
     page = output.with_suffix(".html")
     tradeoff.write(table, page, f"{Path(args.script).name} on {args.chips} x {chip.title}")
@@ -270,5 +272,18 @@ def _next(table: "pd.DataFrame", args: argparse.Namespace, output: Path, page: P
     given += [f"--zero {row['zero']}"] if row["zero"] else []
     given += ["--sequence-parallel"] if row["sequence_parallel"] else []
     given += [f"--schedule {row['schedule']}"] if row["pp"] > 1 else []
+    given += _style(args, row["zero"])
     chip = f"--chip {args.chip} " if args.chip != "trainium4" else ""
     print(f"next: neuronprof record {chip}{' '.join(given)} {' '.join([args.script, *args.argv])}")
+
+
+def _style(args: argparse.Namespace, zero: int) -> list[str]:
+    """The options that say how a step is run, where they differ from the default."""
+    prefetch = args.prefetch if zero == 3 else 1
+    words = (
+        ("recompute", args.recompute, "none"),
+        ("grad-sync", args.grad_sync, "overlapped"),
+        ("prefetch", prefetch, 1),
+    )
+    switches = [f"--{name}" for name in ("fp8", "eager") if getattr(args, name)]
+    return [f"--{name} {value}" for name, value, default in words if value != default] + switches

@@ -13,7 +13,8 @@ class Grid:
     """What to try of each option of a layout; data parallelism takes the ranks that are left.
 
     microbatches: parts into which the script's batch is cut. global_batch: samples of a step over all ranks, the same for every layout
-    (None: as many as the layout with the most replicas takes when each has the script's batch once).
+    (None: as many as the layout with the most replicas takes when each has the script's batch once). grad_sync, prefetch: of every layout,
+    the latter where zero is 3.
     """
 
     tp: tuple[int, ...] = (1,)
@@ -25,6 +26,8 @@ class Grid:
     schedules: tuple[str, ...] = ("1f1b",)
     sequence_parallel: tuple[bool, ...] = (False,)
     global_batch: int | None = None
+    grad_sync: str = "overlapped"
+    prefetch: int = 1
 
 
 def layouts(grid: Grid, ranks: int, batch: int) -> tuple[list[Layout], list[tuple[Layout, str]]]:
@@ -80,6 +83,7 @@ def _shapes(grid: Grid) -> Iterator[Layout]:
         shape = Layout(
             tp=tp, pp=pp, cp=cp, vp=vp if interleaves else 1, microbatches=parts, zero=zero,
             sequence_parallel=divided and tp > 1, schedule=schedule if pp > 1 else "1f1b",
+            grad_sync=grid.grad_sync, prefetch=grid.prefetch if zero == 3 else 1,
         )  # fmt: skip
         if shape not in seen:
             seen.add(shape)

@@ -155,17 +155,22 @@ def _part(stage: "Recording", number: int, kind: str) -> "Graph | None":
     return stage.graph.slice(stage.segments[number].start, stage.segments[number].stop)
 
 
-def _chip(options: Options) -> Chip:
-    chip = load_chip(options.chip)
-    if options.eager and chip.kernels is None:
+def chip_run(name: str, eager: bool) -> Chip:
+    """A chip by name or file; eager: whose host launches each operator as a kernel of its own.
+
+    Raises:
+        NeuronprofError: it is unknown, or has no kernels that could be launched so.
+    """
+    chip = load_chip(name)
+    if eager and chip.kernels is None:
         raise NeuronprofError(
             f"--eager is for GPUs, whose operators are kernels; {chip.name} runs a step as one compiled graph, so leave it out."
         )
-    return replace(chip, eager=options.eager)
+    return replace(chip, eager=eager)
 
 
 def _job(recording: "Recording", options: Options) -> tuple[Job, dict[str, int]]:
-    chip = _chip(options)
+    chip = chip_run(options.chip, options.eager)
     lnc = cores_a_rank(chip, options.lnc)
     layout = options.layout()
     if recording.world > 1 or recording.stages:

@@ -120,3 +120,22 @@ def test_a_table_has_costs_the_pareto_front_and_where_the_second_loses(recorded)
     assert first["pareto"]
     assert sum(sweep.losses(first, second).values()) == pytest.approx(second["step_time_ns"] - first["step_time_ns"])
     assert pd.isna(table.iloc[-1]["step_time_ns"])
+
+
+def test_a_sweep_runs_every_layout_in_the_style_that_a_recording_has(recorded, tmp_path):
+    # The one layout that the grid has, swept and recorded with the same options, takes the same time and HBM.
+    step = sweep.run_as(sweep.step_of(recorded), "full", fp8=True)
+    grid = Grid(zero=(0,), grad_sync="after")
+    row = sweep.sweep(step, sweep.Machines(CHIP, LNC, 1, 3.0), grid).iloc[0]
+    options = pipeline.Options(
+        output=tmp_path / "trace.parquet", dp=4, recompute="full", fp8=True, grad_sync="after", quiet=True
+    )
+    trace = neuronprof.load(write_trace(recorded, options))
+    assert row["step_time_ns"] == trace.summary().figures.step_time_ns
+    assert row["hbm_peak_bytes"] == trace.metadata["memory_fit"]["peak"]
+
+
+def test_a_grid_gathers_ahead_only_where_weights_are_shared_out():
+    found, refused = layouts(Grid(zero=(1, 3), prefetch=2), ranks=4, batch=1)
+    assert found == [Layout(dp=4, zero=1), Layout(dp=4, zero=3, prefetch=2)]
+    assert refused == []

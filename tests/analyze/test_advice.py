@@ -32,12 +32,13 @@ for _ in range(3):
 
 
 def mlp(**changes):
-    return MLP.format(**{"width": 1024, "layers": 4, "batch": 1024, "bf16": True, "then": ""} | changes)
+    return MLP.format(**{"width": 1024, "layers": 4, "batch": 1024, "bf16": False, "then": ""} | changes)
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A fault and its clean twin: script and options; within: what the promised gain may be off from that of the twin's recording."""
+    """A fault and its clean twin: script and options; within: what the promised gain may be off from that of the twin's recording;
+    bound: the rule promises an upper bound."""
 
     rule: str
     script: str
@@ -45,13 +46,14 @@ class Planted:
     options: dict = field(default_factory=dict)
     cure: dict = field(default_factory=dict)
     within: float = 0.1
+    bound: bool = False
 
 
 WIDE = mlp(width=4096, batch=2048)
 PLANTED = [
     Planted("host-sync", mlp(then="print(loss.item())"), mlp()),
-    Planted("float32-products", mlp(width=2048, bf16=False), mlp(width=2048)),
-    Planted("unsharded-optimizer", WIDE, WIDE, {"dp": 8}, {"zero": 1}),
+    Planted("float32-products", mlp(width=2048), mlp(width=2048, bf16=True)),
+    Planted("unsharded-optimizer", WIDE, WIDE, {"dp": 8}, {"zero": 1}, bound=True),
     Planted("slow-chip", mlp(), mlp(), {"dp": 8, "slow_chips": {1: 1.5}}, {"slow_chips": {}}, within=0.01),
     Planted("throttled-core", mlp(), mlp(), {"dp": 8, "throttled": {5: 2.0}}, {"throttled": {}}, within=0.01),
 ]
@@ -86,7 +88,8 @@ def test_a_planted_fault_is_found_with_its_price(recorded, planted):
     clean = recorded(planted.twin, **planted.options | planted.cure)
     gain = faulty.step.window.time_ns - clean.step.window.time_ns
     assert planted.rule not in found(clean)
-    assert found(faulty)[planted.rule] == pytest.approx(gain, rel=planted.within)
+    promised = found(faulty)[planted.rule]
+    assert promised >= gain if planted.bound else promised == pytest.approx(gain, rel=planted.within)
 
 
 def test_the_report_begins_with_what_to_change(recorded, capsys):

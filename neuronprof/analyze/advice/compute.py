@@ -38,7 +38,7 @@ class UnshardedOptimizer(Rule):
     """Every data-parallel replica updates all weights, the same on each."""
 
     name: ClassVar[str] = "unsharded-optimizer"
-    confidence: ClassVar[Confidence] = Confidence.MEDIUM
+    confidence: ClassVar[Confidence] = Confidence.LOW
 
     def look(self, case: Case) -> Finding | None:
         """The optimizer's work, where replicas could share it out (ZeRO-1).

@@ -101,7 +101,6 @@ def _reduce_scatter(
         tuple(tensors),
         tuple(parts),
         (group.axis,),
-        tuple(range(len(tensors))),
     )
     nbytes = sum(t.nbytes for t in tensors)
     call = _call(Collective.REDUCE_SCATTER, nbytes, group, _REDUCE)

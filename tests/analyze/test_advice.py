@@ -52,7 +52,7 @@ class Planted:
 WIDE = mlp(width=4096, batch=2048)
 PLANTED = [
     Planted("host-sync", mlp(then="print(loss.item())"), mlp()),
-    Planted("float32-products", mlp(width=2048), mlp(width=2048, bf16=True)),
+    Planted("float32-products", mlp(batch=256), mlp(batch=256, bf16=True)),
     Planted("unsharded-optimizer", WIDE, WIDE, {"dp": 8}, {"zero": 1}, bound=True),
     Planted("slow-chip", mlp(), mlp(), {"dp": 8, "slow_chips": {1: 1.5}}, {"slow_chips": {}}, within=0.01),
     Planted("throttled-core", mlp(), mlp(), {"dp": 8, "throttled": {5: 2.0}}, {"throttled": {}}, within=0.01),

@@ -42,3 +42,15 @@ def test_what_if_foretells_the_overlapped_recording(captured, tmp_path, dp):
     assert after.step_time_ns - beside.step_time_ns == pytest.approx(hidden, rel=0.02)
     answer = whatif.ask(Whole(open_trace(tmp_path / "after.parquet")), whatif.parse(overlap=["grad_sync"]))
     assert answer.times["step_time_ns"].iloc[1] == pytest.approx(beside.step_time_ns, rel=0.02)
+
+
+def test_shares_of_gradients_are_reduced_when_they_are_there(captured, tmp_path):
+    # ZeRO 1: backward makes each gradient of 64 MiB before its reduce-scatter may begin, so the k-th of eight begins after k products.
+    trace = tmp_path / "trace.parquet"
+    write_trace(captured, pipeline.Options(output=trace, dp=16, zero=1, trace_ranks="0", quiet=True))
+    events = neuronprof.load(trace).events
+    products = events[(events["name"] == "MATMUL") & (events["phase"] == "backward")]
+    reduced = events[events["op_name"].str.contains("reduce_scatter") & (events["engine"] == "cc")]
+    made = products.assign(end=products["start_ts"] + products["duration_ns"]).groupby("op")["end"].max().sort_values()
+    assert len(reduced) == 8
+    assert (reduced["start_ts"].sort_values().to_numpy() >= made.to_numpy()[:8]).all()

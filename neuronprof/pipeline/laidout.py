@@ -96,7 +96,8 @@ class StepSimulator:
         further = of_one_more(run, compiled)
         if further is None:
             return None
-        found = figures(run, compiled).plus((layout.accumulate - fewest) * layout.microbatches, further)
+        parts = len({microbatch for _, microbatch in compiled.orders[0]} - {-1})
+        found = figures(run, compiled).plus((layout.accumulate - fewest) * parts // fewest, further)
         return LaidOut(layout, peak, self.capacity, found)
 
     def _extended(self, layout: "Layout", oversized: bool) -> LaidOut:

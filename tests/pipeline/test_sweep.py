@@ -18,6 +18,14 @@ from neuronprof.pipeline.written import write_trace
 
 SCRIPT = Path(__file__).parents[2] / "sample_traces" / "train_llm.py"
 CHIP, LNC = load_chip("trainium4"), 2
+ACCUMULATES = """
+import torch
+model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024, bias=False) for _ in range(4)))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(2):
+    model(torch.randn(1024, 1024)).square().mean().backward()
+optimizer.step()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,20 @@ def test_many_micro_batches_follow_from_few(simulator, monkeypatch, layout):
     assert short.figures.step_ns == pytest.approx(whole.figures.step_ns, rel=1e-3)
     assert vars(short.figures) == pytest.approx(vars(whole.figures), rel=2e-2, abs=1000)
     assert short.peak == whole.peak
+
+
+def test_micro_batches_of_the_script_itself_count_too(tmp_path, monkeypatch):
+    # Two a step: twelve accumulated steps run the model 24 times.
+    script = tmp_path / "train.py"
+    script.write_text(ACCUMULATES)
+    options = pipeline.Options(values="none", steps=1, warmup=0, quiet=True)
+    simulator = StepSimulator(sweep.step_of(pipeline.capture(script, (), options).recording).graph, CHIP, LNC)
+    short = simulator.simulate(Layout(dp=2, accumulate=12))
+    monkeypatch.setattr(laidout, "_rounds", lambda asked: (None, asked))
+    monkeypatch.setattr(StepSimulator, "_settled", lambda *_: None)
+    whole = simulator.simulate(Layout(dp=2, accumulate=12))
+    assert short.figures.model_flops == whole.figures.model_flops
+    assert short.figures.step_ns == pytest.approx(whole.figures.step_ns, rel=1e-3)
 
 
 def test_what_does_not_fit_says_how_much_it_needs(recorded):

@@ -21,14 +21,15 @@ async function choose(shown, key, id, known) {
   bring(shown, found.event.start, found.event.start + found.event.duration)
   showEvent(shown)
   whenQuiet()
-  const still = () => chosen.key == key && chosen.event?.id == id
+  // Another event, or what a search found, may stand in the pane when an answer comes.
+  const place = (name) => chosen.key == key && chosen.event?.id == id ? element(name) : null
   const source = word(shown.scenes.find((scene) => scene.key == key).shared, "source", found.event.alike)
   const excerpt = source && await shown.source.code(key, source)
-  if (excerpt && still())
-    element("code").replaceChildren(...code(excerpt))
+  if (excerpt)
+    place("code")?.replaceChildren(...code(excerpt))
   const why = await shown.source.why(key, id)
-  if (why && still())
-    element("why").replaceChildren(made("h2", {}, "Why so long"), made("pre", {}, why))
+  if (why)
+    place("why")?.replaceChildren(made("h2", {}, "Why so long"), made("pre", {}, why))
 }
 
 async function neighbour(shown, step) {

@@ -24,7 +24,8 @@ class HostSync(Rule):
             return None
         time = case.by_rank(rows, case.exposed).mean()
         reads = int(copies.sum() / len(case.ranks))
-        wrong = f"The host reads a value {reads:,} times a step, and the device stands still for {units.time(time)}: {case.where(rows)}."
+        often = "once" if reads == 1 else f"{reads:,} times"
+        wrong = f"The host reads a value {often} a step, and the device stands still for {units.time(time)}: {case.where(rows)}."
         return Finding(wrong, case.say("host sync"), rows, (scaled(rows, 0.0),))
 
 

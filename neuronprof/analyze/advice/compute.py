@@ -43,18 +43,21 @@ class UnshardedOptimizer(Rule):
     def look(self, case: Case) -> Finding | None:
         """The optimizer's work, where replicas could share it out (ZeRO-1).
 
-        What reduces gradients then scatters them, in half of its time on the wire; the other half gathers the weights after the update,
-        taken to stand exposed, as it does where a step is too short to hide it.
+        What reduces gradients then scatters them, in half of its time, but no sooner than the shortest of them is done, which is nearly
+        all latency; as long again takes the gather of weights after the update, which is taken to stand exposed.
         """
         replicas = int(case.mesh.get("dp", 1))
         rows = case.among("phase", [Phase.OPTIMIZER]) & case.on(*COMPUTE_ENGINES, Engine.DMA)
         syncs = changes.collectives(case.step, (Collective.ALL_REDUCE,), "dp") & ~case.among("phase", [Phase.FORWARD])
-        if replicas < 2 or not rows.any() or not syncs.any():
+        shared = changes.collectives(case.step, (Collective.REDUCE_SCATTER,), "dp").any()
+        if replicas < 2 or shared or not rows.any() or not syncs.any():
             return None
-        gathered = float(case.by_rank(syncs, case.step.wire).max()) / 2
+        whole = case.step.duration
+        half = np.maximum(whole / 2, whole[syncs].min())
+        gathered = float(case.by_rank(syncs, half).max())
 
         def scatter(draft: changes.Draft) -> None:
-            draft.wire[syncs] /= 2
+            draft.scale(syncs, half[syncs] / np.maximum(whole[syncs], 1))
 
         mend = (scaled(rows, 1 / replicas), scatter)
         time = units.time(case.mean(rows))

@@ -13,7 +13,7 @@ class Confidence(StrEnum):
     """How directly a what-if run models the change.
 
     high: the change takes away, or scales, just what the trace shows. medium: it has side effects, the largest of which are counted.
-    low: an upper bound; what of it can be had depends on things that are not in the trace.
+    low: a careful guess; how much of it can be had depends on things that are not in the trace.
     """
 
     HIGH = "high"

@@ -16,7 +16,7 @@ class Advice(Walk):
     """What to change first: what is wrong with the median step, how to mend it, and what the step would gain, by running it again so.
 
     gain_ns, gain: of the step, each change alone; rules that find less than 1 % are silent. confidence: high: the change takes
-    away or scales just what the trace shows; medium: its largest side effects are counted; low: an upper bound. start_ns to end_ns:
+    away or scales just what the trace shows; medium: its largest side effects are counted; low: a careful guess. start_ns to end_ns:
     where it shows, on the rank that it costs most. link: the end of the address of `neuronprof view` that shows this.
     """
 

@@ -8,6 +8,7 @@ from math import floor
 from typing import Any
 
 from neuronprof import formula, noise
+from neuronprof.analyze import groups
 from neuronprof.errors import NeuronprofError
 from neuronprof.formula import Formula
 from neuronprof.terms import Engine
@@ -159,7 +160,8 @@ def _over_links(
     total = max(1, round(float(values[formula.RESULT]) * PICOSECONDS))
     wire = min(total, round(float(values[_WIRE]) * PICOSECONDS))
     shares, ranks_per_chip = metadata["degraded_links"], metadata["machine"]["ranks_per_chip"]
-    ranks = [event["rank"]] if result == _WIRE else members(event["replica_group"], event["rank"])
+    group = None if result == _WIRE else groups.members(event["replica_group"] or "")
+    ranks = [event["rank"]] if group is None else group.tolist()
     slowest = min(ranks, key=lambda rank: shares.get(str(rank // ranks_per_chip), 1.0))
     share = shares.get(str(slowest // ranks_per_chip), 1.0)
     moved = floor(wire / share)
@@ -167,24 +169,3 @@ def _over_links(
         share != 1
     )
     return factors, (moved if result == _WIRE else total - wire + moved) / PICOSECONDS
-
-
-def members(group: str | None, rank: int) -> list[int]:
-    """The ranks of a group as the trace writes it: 'tp:0-7', 'dp:3-59:8', 'dp+cp:0-3,16-19,32-35,...63', 'pp:3>7'; of none, `rank`."""
-    _, _, text = (group or f":{rank}").partition(":")
-    if ">" in text:
-        return [int(end) for end in text.split(">")]
-    runs = [part for part in text.split(",") if not part.startswith("...")]
-    found = [member for run in runs for member in _run(run)]
-    if "..." in text:
-        # The runs that are left out go on at the same distance.
-        first, step = _run(runs[-1]), _run(runs[-1])[0] - _run(runs[-2])[0]
-        until = int(text.rpartition("...")[2])
-        found += [m + step * n for n in range(1, (until - first[-1]) // max(step, 1) + 1) for m in first]
-    return found
-
-
-def _run(text: str) -> list[int]:
-    ends, _, stride = text.partition(":")
-    first, _, last = ends.partition("-")
-    return list(range(int(first), int(last or first) + 1, int(stride or 1)))

@@ -76,7 +76,7 @@ _COLLECTIVES = Table(
     "communication",
     "Collectives, those that cost most exposed time first.",
     (
-        Shown("name", "Collective", width=110), Shown("algorithm", "Algorithm"), Shown("replica_group", "Group"),
+        Shown("name", "Collective", width=110), Shown("algorithm", "Algorithm", width=120), Shown("replica_group", "Group"),
         Shown("layer", "Layer", width=220), Shown("bytes", "Message", "bytes"), Shown("count", "Count", "number"),
         Shown("transfer_ns", "Transfer", "time"), Shown("wait_ns", "Wait for peers", "time", 140),
         Shown("overlapped_ns", "Overlapped", "time", 110), Shown("exposed_ns", "Exposed", "time"),

@@ -106,7 +106,7 @@ def test_percentiles_are_of_single_events(trace):
 
 
 @pytest.mark.parametrize("extents", [((8, 1),), ((4, 8),), ((4, 1), (8, 16)), ((2, 1), (3, 4)), ((4, 2), (5, 16)),
-                                     ((2, 1), (2, 4), (4, 16)), ((1, 1),)])  # fmt: skip
+                                     ((2, 1), (2, 4), (4, 16)), ((1, 1),), ((4, 1), (2, 16)), ((2, 4), (8, 32)), ()])  # fmt: skip
 def test_members_are_read_from_what_the_recorder_writes(extents):
     group = ReplicaGroup("dp+cp", extents)
     for rank in (0, 3, 200):

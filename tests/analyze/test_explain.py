@@ -7,12 +7,11 @@ import picture
 import pytest
 
 import neuronprof
-from neuronprof.analyze.durations import OPERAND, members, worked
+from neuronprof.analyze.durations import OPERAND, worked
 from neuronprof.analyze.explain import explain
 from neuronprof.cli import main
 from neuronprof.errors import NeuronprofError
 from neuronprof.formula import Formula
-from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.trace.reader import open_trace
 
 SCRIPT = """
@@ -159,16 +158,6 @@ def test_why_not_sooner(recorded, capsys):
         f"(event {load['released_by']}), which ended 1.3 us before, for a DMA takes that long to start (dma.start)."
         in last
     )
-
-
-@pytest.mark.parametrize("extents", [(), ((8, 1),), ((4, 8),), ((4, 1), (2, 16)), ((4, 1), (8, 16)), ((2, 4), (8, 32))])
-def test_the_members_of_a_group_are_read_from_its_text(extents):
-    group = ReplicaGroup("dp", extents)
-    assert sorted(members(group.text(3), 3)) == group.members(3).tolist()
-
-
-def test_a_message_has_two_members():
-    assert members("pp:3>7", 3) == [3, 7]
 
 
 def test_a_trace_from_elsewhere_is_measured(tmp_path, capsys):

@@ -112,6 +112,11 @@ def add_style(add: _Add) -> None:
         help="compute again in backward: the core of attention (selective) or each repeated block (default: none)",
     )
     add("--fp8", action="store_true", help="run the products of repeated blocks in FP8, with the casts that takes")
+    add(
+        "--fp32-gradients",
+        action="store_true",
+        help="sum gradients of 16 bits, over micro-batches and replicas, in FP32",
+    )
     add("--eager", action="store_true", help="on a GPU: each operator is a kernel that the host launches, unfused")
 
 
@@ -163,7 +168,8 @@ def _launched(args: argparse.Namespace) -> tuple[str, tuple[str, ...], dict[str,
 _AS_THEY_ARE = (
     "trace_ranks", "detail", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed",
     "dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule",
-    "even_stages", "grad_sync", "prefetch", "recompute", "fp8", "eager", "collective_algorithm", "oversubscription",
+    "even_stages", "grad_sync", "prefetch", "recompute", "fp8", "fp32_gradients", "eager",
+    "collective_algorithm", "oversubscription",
 )  # fmt: skip
 
 

@@ -109,6 +109,7 @@ def captured(args: argparse.Namespace) -> "Step":
 
 def run(args: argparse.Namespace) -> int:
     """Captures once, simulates every layout, prints and writes the table."""
+    from neuronprof.distribute.styles import Style
     from neuronprof.pipeline.simulated import check_world, chip_run, cores_a_rank
     from neuronprof.pipeline.sweep import Machines, run_as, sweep
     from neuronprof.progress import Progress
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     lnc = cores_a_rank(chip, args.lnc)
     machines = Machines(chip, lnc, args.chips, chip.price.hour if args.price is None else args.price)
     check_world(chip, lnc, machines.ranks)
-    step = run_as(captured(args), args.recompute, fp8=args.fp8)
+    step = run_as(captured(args), Style(args.recompute, args.fp8, args.fp32_gradients))
     grid = replace(grid_of(args), grad_sync=args.grad_sync, prefetch=args.prefetch)
     with Progress() as progress:
         workers = args.workers or os.cpu_count() or 1
@@ -285,5 +286,5 @@ def _style(args: argparse.Namespace, zero: int) -> list[str]:
         ("grad-sync", args.grad_sync, "overlapped"),
         ("prefetch", prefetch, 1),
     )
-    switches = [f"--{name}" for name in ("fp8", "eager") if getattr(args, name)]
+    switches = [f"--{name.replace('_', '-')}" for name in ("fp8", "fp32_gradients", "eager") if getattr(args, name)]
     return [f"--{name} {value}" for name, value, default in words if value != default] + switches

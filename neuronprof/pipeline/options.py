@@ -8,6 +8,7 @@ from neuronprof.errors import NeuronprofError
 
 if TYPE_CHECKING:
     from neuronprof.distribute.layout import Layout
+    from neuronprof.distribute.styles import Style
     from neuronprof.simulate.job import Faults
 
 
@@ -22,7 +23,8 @@ class Options:
     run_on: let the script run on after `steps`; module: the script is a module's name, as for `python -m`.
     world_size: ranks of a script that distributes itself (None: WORLD_SIZE of the environment, or 1).
     dp to even_stages, bucket_bytes, grad_sync, prefetch: the layout of a script for one device, see distribute.layout.Layout.
-    recompute, fp8: how the step is run, see distribute.styles; eager: on a GPU, the host launches each operator as a kernel of its own.
+    recompute, fp8, fp32_gradients: how the step is run, see distribute.styles.Style; eager: on a GPU, the host launches each operator
+    as a kernel of its own.
     jitter to late_hosts, seed: what makes ranks differ, see simulate.cluster.Faults.
     collective_algorithm: one for all collectives (None: by size and group); oversubscription: of EFA. quiet: no progress on stderr.
     """
@@ -53,6 +55,7 @@ class Options:
     even_stages: bool = False
     recompute: str = "none"
     fp8: bool = False
+    fp32_gradients: bool = False
     eager: bool = False
     bucket_bytes: int = 25 << 20
     grad_sync: str = "overlapped"
@@ -88,6 +91,12 @@ class Options:
 
         names = Layout.__dataclass_fields__
         return Layout(**{name: getattr(self, name) for name in names})
+
+    def style(self) -> "Style":
+        """How the step is run."""
+        from neuronprof.distribute.styles import Style
+
+        return Style(self.recompute, self.fp8, self.fp32_gradients)
 
     def faults(self) -> "Faults":
         """What makes ranks differ."""

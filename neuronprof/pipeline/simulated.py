@@ -9,7 +9,7 @@ from neuronprof.compile import instructions
 from neuronprof.compile.memory import check_fit, peak_levels
 from neuronprof.distribute.plan import StagePlan, plan
 from neuronprof.distribute.recorded import stage_plan
-from neuronprof.distribute.styles import styled
+from neuronprof.distribute.styles import Style, styled
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 from neuronprof.hardware.spec import Chip
@@ -109,7 +109,7 @@ class Simulation:
             return _once(plans, [part]) if segment.kind == "step" or whole else None
         key = part.content()
         if key not in plans:
-            made = plan(styled(part, options.recompute, fp8=options.fp8), layout)
+            made = plan(styled(part, options.style()), layout)
             self.notes |= made.notes
             plans[key] = made.stages
         return plans[key]
@@ -174,10 +174,10 @@ def _job(recording: "Recording", options: Options) -> tuple[Job, dict[str, int]]
     lnc = cores_a_rank(chip, options.lnc)
     layout = options.layout()
     if recording.world > 1 or recording.stages:
-        if layout.world > 1:
+        if layout.world > 1 or options.style() != Style():
             raise NeuronprofError(
                 f"{recording.script} distributes itself over {recording.world} ranks; leave out --dp, --tp and the other layout options, "
-                "or record it as one process."
+                "--recompute, --fp8 and --fp32-gradients, or record it as one process."
             )
         world, stages, mesh = recording.world, recording.pipeline, dict(recording.axes) or {"dp": recording.world}
     else:

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from neuronprof.distribute.sharding import batch_size, tokens
-from neuronprof.distribute.styles import styled
+from neuronprof.distribute.styles import Style, styled
 from neuronprof.errors import NeuronprofError
 from neuronprof.pipeline.grid import Grid, layouts
 from neuronprof.pipeline.laidout import LaidOut, StepSimulator
@@ -69,13 +69,13 @@ def step_of(recorded: "Recording") -> Step:
     return Step(graph, samples, (tokens(graph) or 0) / samples)
 
 
-def run_as(step: Step, recompute: str, *, fp8: bool) -> Step:
-    """The step in an execution style, see `distribute.styles.styled`.
+def run_as(step: Step, style: Style) -> Step:
+    """The step in an execution style.
 
     Raises:
         NeuronprofError: nothing in the model repeats.
     """
-    return replace(step, graph=styled(step.graph, recompute, fp8=fp8))
+    return replace(step, graph=styled(step.graph, style))
 
 
 def sweep(

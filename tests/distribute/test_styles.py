@@ -4,6 +4,7 @@ import toys
 
 from neuronprof.distribute.pieces import even
 from neuronprof.distribute.styles.fp8 import in_fp8
+from neuronprof.distribute.styles.gradients import in_fp32
 from neuronprof.distribute.styles.recompute import recomputed
 from neuronprof.terms import PHASES, Phase, Role
 
@@ -77,3 +78,35 @@ def test_even_stages_are_short_at_the_end_and_then_at_the_beginning():
     assert even(8, 4) == (2, 2, 2, 2)
     assert even(7, 4) == (2, 2, 2, 1)
     assert even(6, 4) == (1, 2, 2, 1)  # as 126 layers in 64 pieces leave one layer in the first and in the last
+
+
+def test_fp32_gradients_come_out_of_products_as_they_are_and_of_all_else_by_a_cast():
+    # w is used twice: its gradient is g = a + b of two products. Its neighbour's, s, is a sum over rows. SGD takes both.
+    g = toys.GraphBuilder()
+    make = {"dtype": "bfloat16"}
+    w, v = (g.tensor(64, 64, role=Role.WEIGHTS, name=n, **make) for n in ("w", "v"))
+    x, e = g.tensor(64, 64, role=Role.INPUTS, **make), g.tensor(64, 64, birth=0, death=3, **make)
+    a, b = (g.tensor(64, 64, birth=i, death=3, **make) for i in (1, 2))
+    gradient = g.tensor(64, 64, birth=3, role=Role.GRADIENTS, name="w", **make)
+    summed = g.tensor(64, birth=4, role=Role.GRADIENTS, name="v", **make)
+    g.op("aten.mm.default", [x, w], [e])
+    g.op("aten.mm.default", [x, e], [a], phase=Phase.BACKWARD)
+    g.op("aten.mm.default", [e, x], [b], phase=Phase.BACKWARD)
+    g.op("aten.add.Tensor", [a, b], [gradient], phase=Phase.BACKWARD)
+    g.op("aten.sum.dim_IntList", [e], [summed], phase=Phase.BACKWARD)
+    g.op("aten._foreach_add_.List", [w, v, gradient, summed], [], mutates=(0, 1), phase=Phase.OPTIMIZER)
+    found = in_fp32(g.graph())
+    short = {"bfloat16": "bf16", "float32": "fp32"}
+    signatures = [found.signatures[s] for s in found.signature.tolist()]
+    assert [(s.name.split(".")[1], *(short[t.dtype] for t in (*s.inputs, *s.outputs))) for s in signatures] == [
+        ("mm", "bf16", "bf16", "bf16"),
+        ("mm", "bf16", "bf16", "fp32"),
+        ("mm", "bf16", "bf16", "fp32"),
+        ("add", "fp32", "fp32", "fp32"),
+        ("sum", "bf16", "bf16"),
+        ("_to_copy", "bf16", "fp32"),
+        ("_foreach_add_", "bf16", "bf16", "fp32", "fp32"),
+    ]
+    sizes = {b.name: b.nbytes for b in found.buffers if b.role is Role.GRADIENTS}
+    assert sizes == {"w": 64 * 64 * 4, "v": 64 * 4}
+    assert in_fp32(found) is found  # nothing of 16 bits is left

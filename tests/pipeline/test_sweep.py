@@ -9,6 +9,7 @@ import pytest
 import neuronprof
 from neuronprof import pipeline
 from neuronprof.distribute.layout import Layout
+from neuronprof.distribute.styles import Style
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 from neuronprof.pipeline import laidout, sweep
@@ -146,7 +147,7 @@ def test_a_table_has_costs_the_pareto_front_and_where_the_second_loses(recorded)
 
 def test_a_sweep_runs_every_layout_in_the_style_that_a_recording_has(recorded, tmp_path):
     # The one layout that the grid has, swept and recorded with the same options, takes the same time and HBM.
-    step = sweep.run_as(sweep.step_of(recorded), "full", fp8=True)
+    step = sweep.run_as(sweep.step_of(recorded), Style("full", fp8=True))
     grid = Grid(zero=(0,), grad_sync="after")
     row = sweep.sweep(step, sweep.Machines(CHIP, LNC, 1, 3.0), grid).iloc[0]
     options = pipeline.Options(

@@ -34,6 +34,18 @@ def test_rows_are_read_whatever_is_missing(tmp_path: Path) -> None:
     assert bad == Unreadable(3, "d", "GPT-toy", 1.0, "n_chips is 'x', but must be a whole number above zero.")
 
 
+def test_a_column_says_that_gradients_were_summed_in_fp32(tmp_path: Path) -> None:
+    # Four replicas of the toy Llama, each with the whole model: twice the bytes to reduce take longer.
+    path = tmp_path / "rows.csv"
+    llama = LLAMA.replace("fsdp", "none")
+    path.write_text("\n".join([COLUMNS + ",gradients", f"{llama},", f"{llama},fp32", f"{llama},int8"]) + "\n")
+    narrow, wide, wrong = validate(path, workers=1)
+    assert narrow.predicted_s is not None
+    assert wide.predicted_s is not None
+    assert wide.predicted_s > narrow.predicted_s
+    assert wrong.reason == "gradients is 'int8', but must be fp32, bf16 or fp16, or empty."
+
+
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.csv").write_text("a,b\n1,2\n")
     with pytest.raises(NeuronprofError, match="no column 'chip'"):

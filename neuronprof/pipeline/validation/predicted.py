@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from neuronprof.distribute.layout import Layout
 from neuronprof.distribute.pieces import even
-from neuronprof.distribute.styles import RECOMPUTE, styled
+from neuronprof.distribute.styles import RECOMPUTE, Style, styled
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 from neuronprof.pipeline.laidout import StepSimulator
@@ -107,9 +107,10 @@ class Predictor:
     def _simulator(self, row: Row, chip: "Chip", recompute: str, sizes: tuple[int, ...]) -> StepSimulator:
         script, arguments = training_script(row, sum(sizes))
         fp8 = row.precision.startswith("fp8") and chip.peak.fp8 > chip.peak.bf16
-        key = (script, arguments, recompute, fp8, chip.name, sizes)
+        style = Style(recompute, fp8, row.fp32_gradients)
+        key = (script, arguments, style, chip.name, sizes)
         if key not in self._simulators:
-            graph = styled(self._captured(script, arguments), recompute, fp8=fp8)
+            graph = styled(self._captured(script, arguments), style)
             self._simulators[key] = StepSimulator(graph, chip, int(chip.package.lnc), sizes)
         return self._simulators[key]
 

@@ -21,13 +21,17 @@ _RECOMPUTE = {
     "full": "full", "all": "full", "yes": "full", "every_layer": "full", "every layer": "full", "uniform": "full", "block": "full",
     "true": "full",
 }  # fmt: skip
+_GRADIENTS = {"": False, "bf16": False, "fp16": False, "fp32": True}
 _PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp8": "bfloat16", "fp32": "float32", "mixed": "bfloat16"}
 YARDSTICKS = ("constant_mfu_s", "constant_mfu_bubble_s", "calculon_s")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measured step. Layout in ranks; recompute: none, selective, full, or '' where the source does not say; yardsticks: by column."""
+    """A measured step. Layout in ranks; recompute: none, selective, full, or '' where the source does not say; yardsticks: by column.
+
+    fp32_gradients: those of weights of 16 bits were summed in FP32; without the column 'gradients' they were not.
+    """
 
     number: int
     dataset: str
@@ -54,6 +58,7 @@ class Row:
     dtype: str
     recompute: str
     sequence_parallel: bool
+    fp32_gradients: bool
     measured_s: float
     yardsticks: dict[str, float]
 
@@ -125,6 +130,7 @@ def _parsed(number: int, cells: dict[str, str]) -> Row:
         dtype=_dtype(precision),
         recompute=_RECOMPUTE.get(cells.get("recompute", "").lower(), ""),
         sequence_parallel=cells.get("sequence_parallel", "").lower() in ("yes", "true", "1"),
+        fp32_gradients=_fp32_gradients(cells),
         measured_s=_seconds(cells, "step_time_s"),
         yardsticks={name: _seconds(cells, name) for name in YARDSTICKS if cells.get(name)},
         **sizes,
@@ -143,6 +149,13 @@ def _sharding(cells: dict[str, str]) -> int:
     if text not in _ZERO:
         raise NeuronprofError(f"sharding is '{cells['sharding']}', but must be none, zero1, zero2, zero3 or fsdp.")
     return _ZERO[text]
+
+
+def _fp32_gradients(cells: dict[str, str]) -> bool:
+    text = cells.get("gradients", "").lower()
+    if text not in _GRADIENTS:
+        raise NeuronprofError(f"gradients is '{text}', but must be fp32, bf16 or fp16, or empty.")
+    return _GRADIENTS[text]
 
 
 def _whole(cells: dict[str, str], name: str, default: int | None = None) -> int:

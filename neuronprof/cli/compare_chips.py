@@ -4,12 +4,13 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuronprof import units
 from neuronprof.cli import sweep as sweeping
-from neuronprof.cli.record import add_script
+from neuronprof.cli.record import add_script, add_style
 from neuronprof.errors import NeuronprofError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("layouts to try (default: for each machine those that are likely to fit)")
     sweeping.add_grid(group)
     parser.set_defaults(tp=None, pp=None, zero=None)
+    add_style(parser.add_argument_group("how the step is run on every machine").add_argument)
     add("script", help="the training script, written for one device")
     add("argv", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
 
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Captures once, finds the best layout on each machine, prints the table."""
     from neuronprof.analyze.summary import plain
+    from neuronprof.distribute.styles import Style
     from neuronprof.pipeline.compare import compare
     from neuronprof.progress import Progress
 
@@ -52,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             step,
             machines,
             _grid(args),
+            style=Style(args.recompute, args.fp8, args.fp32_gradients),
             global_batch=args.global_batch,
             workers=args.workers or os.cpu_count() or 1,
             done=lambda n, count: progress.of("machine", n, count),
@@ -65,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _grid(args: argparse.Namespace) -> "Grid | None":
     """The layouts that were asked for, if any were."""
-    from dataclasses import replace
-
     given = {axis: getattr(args, axis) for axis in ("tp", "pp", "zero") if getattr(args, axis) is not None}
     for axis in ("tp", "pp", "zero"):
         setattr(args, axis, given.get(axis, (0,) if axis == "zero" else (1,)))
@@ -87,7 +89,7 @@ def _machines(args: argparse.Namespace) -> "list[Machines]":
     if unknown := sorted(set(prices) - {chip.name for chip in chips}):
         raise NeuronprofError(f"--price names {unknown[0]}, which is not among --chips {args.chips}.")
     machines = []
-    for chip in chips:
+    for chip in (replace(chip, eager=args.eager and chip.kernels is not None) for chip in chips):
         lnc = cores_a_rank(chip, None)
         machines.append(Machines(chip, lnc, args.count, prices.get(chip.name, chip.price.hour)))
         check_world(chip, lnc, machines[-1].ranks)

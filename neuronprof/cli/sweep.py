@@ -3,22 +3,25 @@
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import product, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuronprof import units
-from neuronprof.cli.record import add_overlap, add_script, add_style
+from neuronprof.cli.record import add_script
 from neuronprof.errors import NeuronprofError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from neuronprof.distribute.styles import Style
     from neuronprof.pipeline.grid import Grid
     from neuronprof.pipeline.sweep import Machines, Step
 
 _SHOWN = 15
+_SWITCH = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine("--price", type=float, metavar="USD", help="of one chip for an hour (default: the chip file's)")
     add_script(parser.add_argument_group("script").add_argument)
     add_grid(parser.add_argument_group("layouts to try: every combination; --dp takes the ranks that are left"))
-    style = parser.add_argument_group("how every layout is run").add_argument
-    add_style(style)
-    add_overlap(style)
+    _add_styles(parser.add_argument_group("how every layout is run: every combination").add_argument)
     add("script", help="the training script, written for one device")
     add("argv", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
 
@@ -53,7 +54,7 @@ def add_grid(group: Any) -> None:
     add("--microbatches", **sizes, default=(1,), help="parts into which the script's batch is cut (default: 1)")
     add("--zero", **sizes, default=(0, 1), help="ZeRO stages, 0 to 3 (default: 0,1)")
     add("--schedule", default="1f1b", metavar="NAME,...", help="pipeline schedules (default: 1f1b)")
-    add("--sequence-parallel", choices=["off", "on", "both"], default="off", help="with --tp above 1 (default: off)")
+    add("--sequence-parallel", choices=_SWITCH, default="off", help="with --tp above 1 (default: off)")
     add(
         "--global-batch",
         type=int,
@@ -61,6 +62,47 @@ def add_grid(group: Any) -> None:
         help="samples of a step over all ranks, the same for every layout (default: the script's batch on each replica of the "
         "layout that has most); replicas that are fewer take more micro-batches each",
     )
+
+
+def _add_styles(add: Callable[..., Any]) -> None:
+    """Adds the options that list the styles to try."""
+    recompute, grad_sync = _some_of("none", "selective", "full"), _some_of("overlapped", "after")
+    add(
+        "--recompute",
+        type=recompute,
+        metavar="NAME,...",
+        default=("none",),
+        help="none, selective, full (default: none)",
+    )
+    add("--fp8", choices=_SWITCH, default="off", help="products of repeated blocks in FP8 (default: off)")
+    add("--fp32-gradients", choices=_SWITCH, default="off", help="gradients of 16 bits summed in FP32 (default: off)")
+    add(
+        "--grad-sync",
+        type=grad_sync,
+        metavar="NAME,...",
+        default=("overlapped",),
+        help="overlapped, after (default: overlapped)",
+    )
+    add(
+        "--prefetch",
+        type=_numbers,
+        metavar="N,...",
+        default=(1,),
+        help="with --zero 3: blocks gathered ahead (default: 1)",
+    )
+    add("--eager", action="store_true", help="on a GPU: each operator is a kernel that the host launches, unfused")
+
+
+def _some_of(*known: str) -> Callable[[str], tuple[str, ...]]:
+    """Reads a list of names of which each must be known."""
+
+    def read(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(text.split(",")))
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"'{unknown[0]}' does not exist; choose of {', '.join(known)}.")
+        return names
+
+    return read
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -82,9 +124,15 @@ def grid_of(args: argparse.Namespace) -> "Grid":
         microbatches=args.microbatches,
         zero=args.zero,
         schedules=tuple(args.schedule.split(",")),
-        sequence_parallel={"off": (False,), "on": (True,), "both": (False, True)}[args.sequence_parallel],
+        sequence_parallel=_SWITCH[args.sequence_parallel],
         global_batch=args.global_batch,
     )
+
+
+def _styles(args: argparse.Namespace) -> "tuple[Style, ...]":
+    from neuronprof.distribute.styles import Style
+
+    return tuple(starmap(Style, product(args.recompute, _SWITCH[args.fp8], _SWITCH[args.fp32_gradients])))
 
 
 def captured(args: argparse.Namespace) -> "Step":
@@ -109,9 +157,8 @@ def captured(args: argparse.Namespace) -> "Step":
 
 def run(args: argparse.Namespace) -> int:
     """Captures once, simulates every layout, prints and writes the table."""
-    from neuronprof.distribute.styles import Style
     from neuronprof.pipeline.simulated import check_world, chip_run, cores_a_rank
-    from neuronprof.pipeline.sweep import Machines, run_as, sweep
+    from neuronprof.pipeline.sweep import Machines, sweep
     from neuronprof.progress import Progress
     from neuronprof.view import tradeoff
 
@@ -121,8 +168,8 @@ def run(args: argparse.Namespace) -> int:
     lnc = cores_a_rank(chip, args.lnc)
     machines = Machines(chip, lnc, args.chips, chip.price.hour if args.price is None else args.price)
     check_world(chip, lnc, machines.ranks)
-    step = run_as(captured(args), Style(args.recompute, args.fp8, args.fp32_gradients))
-    grid = replace(grid_of(args), grad_sync=args.grad_sync, prefetch=args.prefetch)
+    step = captured(args)
+    grid = replace(grid_of(args), grad_sync=args.grad_sync, prefetch=args.prefetch, styles=_styles(args))
     with Progress() as progress:
         workers = args.workers or os.cpu_count() or 1
         table = sweep(step, machines, grid, workers=workers, done=lambda n, count: progress.of("layout", n, count))
@@ -209,7 +256,8 @@ def name(row: Mapping[Any, Any]) -> str:
     parts = row["microbatches"] * row["accumulate"]
     shown += [f"{parts} micro-batches"] if parts > 1 else []
     shown += ["sequence parallel"] if row["sequence_parallel"] else []
-    return ", ".join(shown + ([row["schedule"]] if row["pp"] > 1 and row["schedule"] != "1f1b" else []))
+    shown += [row["schedule"]] if row["pp"] > 1 and row["schedule"] != "1f1b" else []
+    return ", ".join(shown + [option.removeprefix("--").replace("-", " ") for option in _style(row)])
 
 
 def _rows(table: "pd.DataFrame") -> list[str]:
@@ -273,18 +321,19 @@ def _next(table: "pd.DataFrame", args: argparse.Namespace, output: Path, page: P
     given += [f"--zero {row['zero']}"] if row["zero"] else []
     given += ["--sequence-parallel"] if row["sequence_parallel"] else []
     given += [f"--schedule {row['schedule']}"] if row["pp"] > 1 else []
-    given += _style(args, row["zero"])
+    given += [*_style(row), *(["--eager"] if args.eager else [])]
     chip = f"--chip {args.chip} " if args.chip != "trainium4" else ""
     print(f"next: neuronprof record {chip}{' '.join(given)} {' '.join([args.script, *args.argv])}")
 
 
-def _style(args: argparse.Namespace, zero: int) -> list[str]:
-    """The options that say how a step is run, where they differ from the default."""
-    prefetch = args.prefetch if zero == 3 else 1
+def _style(row: Mapping[Any, Any]) -> list[str]:
+    """The options that say how a layout is run, where they differ from the default."""
     words = (
-        ("recompute", args.recompute, "none"),
-        ("grad-sync", args.grad_sync, "overlapped"),
-        ("prefetch", prefetch, 1),
+        ("recompute", "none"),
+        ("grad_sync", "overlapped"),
+        ("prefetch", 1),
+        ("fp8", False),
+        ("fp32_gradients", False),
     )
-    switches = [f"--{name.replace('_', '-')}" for name in ("fp8", "fp32_gradients", "eager") if getattr(args, name)]
-    return [f"--{name} {value}" for name, value, default in words if value != default] + switches
+    given = [(name.replace("_", "-"), row[name]) for name, default in words if row[name] != default]
+    return [f"--{name}" if value is True else f"--{name} {value}" for name, value in given]

@@ -6,6 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from neuronprof.distribute.layout import Layout
+from neuronprof.distribute.styles import Style, styled
 from neuronprof.pipeline.grid import Grid, layouts
 from neuronprof.pipeline.sweep import Machines, Step, tried
 from neuronprof.terms import Role
@@ -23,25 +24,28 @@ def compare(
     machines: Sequence[Machines],
     grid: Grid | None = None,
     *,
+    style: Style | None = None,
     global_batch: int | None = None,
     workers: int = 1,
     done: Callable[[int, int], None] = lambda _done, _count: None,
 ) -> "pd.DataFrame":
     """The best layout of each machine, a row each in the order in which they are given; figures as `sweep` has them.
 
-    grid: layouts to try (None: chosen for each machine so that weights, gradients and optimizer state fit); global_batch: samples of a
-    step, the same on all (None: the script's batch on each rank of the machine with most).
+    grid: layouts to try (None: chosen for each machine so that weights, gradients and optimizer state fit); style: how the step is run
+    (None: as it is); global_batch: samples of a step, the same on all (None: the script's batch on each rank of the machine with most).
 
     Raises:
-        NeuronprofError: no layout of the grid divides a machine's ranks.
+        NeuronprofError: no layout of the grid divides a machine's ranks, or the step cannot be run so.
     """
     import pandas as pd
 
     samples = global_batch or step.samples * max(m.ranks for m in machines)
     rows: list[dict[str, Any]] = []
+    style = style or Style()
+    run_so = replace(step, graph=styled(step.graph, style))
     for number, machine in enumerate(machines):
-        possible, refused = _asked(step, machine, grid, samples)
-        best = tried(step, machine, possible, refused, workers=workers).iloc[0].to_dict()
+        possible, refused = _asked(run_so, machine, grid, samples)
+        best = tried(step, machine, possible, refused, styles=(style,), workers=workers).iloc[0].to_dict()
         price = machine.chip.quantities["price.hour"]
         provenance = str(price.provenance) if machine.price == price.value else "given"
         rows.append(

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from itertools import product
 
 from neuronprof.distribute.layout import Layout
+from neuronprof.distribute.styles import Style
 from neuronprof.errors import NeuronprofError
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What to try of each option of a layout; data parallelism takes the ranks that are left.
+    """What to try of each option of a layout, and in which styles; data parallelism takes the ranks that are left.
 
     microbatches: parts into which the script's batch is cut. global_batch: samples of a step over all ranks, the same for every layout
-    (None: as many as the layout with the most replicas takes when each has the script's batch once). grad_sync, prefetch: of every layout,
-    the latter where zero is 3.
+    (None: as many as the layout with the most replicas takes when each has the script's batch once). prefetch: where zero is 3.
     """
 
     tp: tuple[int, ...] = (1,)
@@ -26,8 +26,9 @@ class Grid:
     schedules: tuple[str, ...] = ("1f1b",)
     sequence_parallel: tuple[bool, ...] = (False,)
     global_batch: int | None = None
-    grad_sync: str = "overlapped"
-    prefetch: int = 1
+    grad_sync: tuple[str, ...] = ("overlapped",)
+    prefetch: tuple[int, ...] = (1,)
+    styles: tuple[Style, ...] = (Style(),)
 
 
 def layouts(grid: Grid, ranks: int, batch: int) -> tuple[list[Layout], list[tuple[Layout, str]]]:
@@ -74,16 +75,19 @@ def _refusal(layout: Layout, samples: int, batch: int, rest: int) -> str:
 
 def _shapes(grid: Grid) -> Iterator[Layout]:
     """Combinations, without those that are the same as another one."""
-    axes = (grid.tp, grid.pp, grid.cp, grid.vp, grid.microbatches, grid.zero, grid.schedules, grid.sequence_parallel)
+    axes = (
+        grid.tp, grid.pp, grid.cp, grid.vp, grid.microbatches, grid.zero, grid.schedules, grid.sequence_parallel,
+        grid.grad_sync, grid.prefetch,
+    )  # fmt: skip
     seen = set()
-    for tp, pp, cp, vp, parts, zero, schedule, divided in product(*axes):
+    for tp, pp, cp, vp, parts, zero, schedule, divided, grad_sync, ahead in product(*axes):
         interleaves = pp > 1 and schedule == "interleaved"
         if (interleaves and vp < 2 and max(grid.vp) > 1) or (schedule != "interleaved" and vp > min(grid.vp)):
             continue
         shape = Layout(
             tp=tp, pp=pp, cp=cp, vp=vp if interleaves else 1, microbatches=parts, zero=zero,
             sequence_parallel=divided and tp > 1, schedule=schedule if pp > 1 else "1f1b",
-            grad_sync=grid.grad_sync, prefetch=grid.prefetch if zero == 3 else 1,
+            grad_sync=grad_sync, prefetch=ahead if zero == 3 else 1,
         )  # fmt: skip
         if shape not in seen:
             seen.add(shape)

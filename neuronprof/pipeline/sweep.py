@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,22 @@ if TYPE_CHECKING:
     from neuronprof.graph.ir import Graph, Recording
     from neuronprof.hardware.spec import Chip
 
-AXES = ("dp", "tp", "pp", "cp", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule")
+_LAYOUT = (
+    "dp", "tp", "pp", "cp", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "grad_sync", "prefetch",
+)  # fmt: skip
+_STYLE = tuple(field.name for field in fields(Style))
 FITS, TOO_LARGE, IMPOSSIBLE = "fits", "does not fit", "impossible"
 _SECOND = 1e9  # nanoseconds
 _MILLION = 1e6
 _HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A layout of the step, run in a style."""
+
+    style: Style
+    result: LaidOut
 
 
 @dataclass(frozen=True)
@@ -69,15 +80,6 @@ def step_of(recorded: "Recording") -> Step:
     return Step(graph, samples, (tokens(graph) or 0) / samples)
 
 
-def run_as(step: Step, style: Style) -> Step:
-    """The step in an execution style.
-
-    Raises:
-        NeuronprofError: nothing in the model repeats.
-    """
-    return replace(step, graph=styled(step.graph, style))
-
-
 def sweep(
     step: Step,
     machines: Machines,
@@ -86,14 +88,15 @@ def sweep(
     workers: int = 1,
     done: Callable[[int, int], None] = lambda _done, _count: None,
 ) -> "pd.DataFrame":
-    """Simulates every layout of a grid; a row a layout, the fastest first, then what does not fit, then what is impossible.
+    """Simulates every layout of a grid in every style; a row each, the fastest first, then what does not fit, then what is impossible.
 
     workers: processes; done: told how many of how many layouts are finished.
 
     Raises:
         NeuronprofError: no layout of the grid divides the ranks.
     """
-    return tried(step, machines, *layouts(grid, machines.ranks, step.samples), workers=workers, done=done)
+    asked = layouts(grid, machines.ranks, step.samples)
+    return tried(step, machines, *asked, styles=grid.styles, workers=workers, done=done)
 
 
 def tried(
@@ -102,19 +105,21 @@ def tried(
     possible: "Sequence[Layout]",
     refused: "Sequence[tuple[Layout, str]]" = (),
     *,
+    styles: Sequence[Style] = (Style(),),
     workers: int = 1,
     done: Callable[[int, int], None] = lambda _done, _count: None,
 ) -> "pd.DataFrame":
-    """As `sweep`, of layouts that are given; refused: layouts that cannot be, with the reason."""
+    """As `sweep`, of layouts that are given; refused: layouts that cannot be in any style, with the reason."""
     import pandas as pd
 
-    found = [LaidOut(layout, {}, 0, None, reason) for layout, reason in refused]
-    for results in _simulated(step.graph, machines, possible, workers):
+    found = [Tried(styles[0], LaidOut(layout, {}, 0, None, reason)) for layout, reason in refused]
+    asked = [(style, layout) for style in styles for layout in possible]
+    for results in _simulated(step.graph, machines, asked, workers):
         found += results
-        done(len(found) - len(refused), len(possible))
-    table = pd.DataFrame([_row(result, step, machines) for result in found])
+        done(len(found) - len(refused), len(asked))
+    table = pd.DataFrame([_row(one, step, machines) for one in found])
     table = table.sort_values(
-        ["step_time_ns", "over_bytes", *AXES], na_position="last", ignore_index=True, kind="stable"
+        ["step_time_ns", "over_bytes", *_LAYOUT, *_STYLE], na_position="last", ignore_index=True, kind="stable"
     )
     table["pareto"] = _pareto(table)
     return table
@@ -131,45 +136,66 @@ def losses(best: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[str, float
     return found | {"memory, host and gaps": rest}
 
 
-def _simulated(graph: "Graph", machines: Machines, asked: "Sequence[Layout]", workers: int) -> Iterator[list[LaidOut]]:
+def _simulated(
+    graph: "Graph", machines: Machines, asked: "Sequence[tuple[Style, Layout]]", workers: int
+) -> Iterator[list[Tried]]:
     """Results, in groups that share their parts and stages."""
     groups: dict[Any, list[Layout]] = defaultdict(list)
-    for layout in asked:
-        groups[replace(layout, zero=0, schedule="", accumulate=1)].append(layout)
-    tasks = sorted(groups.values(), key=lambda g: -len(g) * g[0].pp)
+    for style, layout in asked:
+        alike = replace(layout, zero=0, schedule="", accumulate=1, grad_sync="", prefetch=1)
+        groups[style, alike].append(layout)
+    tasks = sorted(((style, of) for (style, _), of in groups.items()), key=lambda t: -len(t[1]) * t[1][0].pp)
     given = (graph, machines.chip, machines.lnc)
     if min(workers, len(tasks)) <= 1:
-        simulator = StepSimulator(*given)
-        yield from (_group(simulator, task) for task in tasks)
+        simulators = _Simulators(*given)
+        yield from (simulators.run(*task) for task in tasks)
         return
     # A fresh process each: one that is forked would inherit PyTorch's threads in whatever state they are.
     count = min(workers, len(tasks))
     with ProcessPoolExecutor(count, get_context("spawn"), initializer=_prepare, initargs=given) as pool:
-        futures: list[Future[list[LaidOut]]] = [pool.submit(_task, task) for task in tasks]
+        futures: list[Future[list[Tried]]] = [pool.submit(_task, *task) for task in tasks]
         for future in as_completed(futures):
             yield future.result()
 
 
-_simulators: "list[StepSimulator]" = []  # of a process of the pool: one, which divides the model once for all of its layouts
+class _Simulators:
+    """A simulator a style, which divides the model once for all of its layouts."""
+
+    def __init__(self, graph: "Graph", chip: "Chip", lnc: int) -> None:
+        self._graph, self._machine = graph, (chip, lnc)
+        self._made: dict[Style, StepSimulator] = {}
+
+    def run(self, style: Style, asked: "list[Layout]") -> list[Tried]:
+        """Layouts that share their parts and stages, in one style."""
+        try:
+            simulator = self._of(style)
+        except NeuronprofError as error:
+            return [Tried(style, LaidOut(layout, {}, 0, None, str(error))) for layout in asked]
+        found = [Tried(style, simulator.simulate(layout)) for layout in asked]
+        simulator.forget()
+        return found
+
+    def _of(self, style: Style) -> StepSimulator:
+        if style not in self._made:
+            self._made[style] = StepSimulator(styled(self._graph, style), *self._machine)
+        return self._made[style]
+
+
+_simulators: list[_Simulators] = []  # of a process of the pool: one
 
 
 def _prepare(graph: "Graph", chip: "Chip", lnc: int) -> None:
-    _simulators.append(StepSimulator(graph, chip, lnc))
+    _simulators.append(_Simulators(graph, chip, lnc))
 
 
-def _task(asked: "list[Layout]") -> list[LaidOut]:
-    return _group(_simulators[0], asked)
+def _task(style: Style, asked: "list[Layout]") -> list[Tried]:
+    return _simulators[0].run(style, asked)
 
 
-def _group(simulator: StepSimulator, asked: "list[Layout]") -> list[LaidOut]:
-    found = [simulator.simulate(layout) for layout in asked]
-    simulator.forget()
-    return found
-
-
-def _row(result: LaidOut, step: Step, machines: Machines) -> dict[str, Any]:
-    layout, found = result.layout, result.figures
-    row: dict[str, Any] = {name: getattr(layout, name) for name in AXES}
+def _row(one: Tried, step: Step, machines: Machines) -> dict[str, Any]:
+    result, layout, found = one.result, one.result.layout, one.result.figures
+    row: dict[str, Any] = {name: getattr(layout, name) for name in _LAYOUT}
+    row |= {name: getattr(one.style, name) for name in _STYLE}
     row["status"] = FITS if result.fits else IMPOSSIBLE if result.refused else TOO_LARGE
     row["global_batch"] = layout.dp * layout.accumulate * step.samples
     seconds = found.step_ns / _SECOND if found else float("nan")

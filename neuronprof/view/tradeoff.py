@@ -23,6 +23,7 @@ _COLOURS = (
 )
 _HOVER = (
     ("layout", "dp @dp, tp @tp, pp @pp, cp @cp, vp @vp, zero @zero"),
+    ("run", "recompute @recompute, fp8 @fp8, fp32 gradients @fp32_gradients"),
     ("micro-batches", "@passes"),
     ("step", "@step"),
     ("HBM peak", "@peak"),

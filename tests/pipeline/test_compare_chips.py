@@ -9,8 +9,10 @@ import pytest
 from neuronprof import pipeline
 from neuronprof.cli import main
 from neuronprof.distribute.layout import Layout
+from neuronprof.distribute.styles import Style
 from neuronprof.hardware.load import load_chip
 from neuronprof.pipeline import compare, sweep
+from neuronprof.pipeline.grid import Grid
 from neuronprof.pipeline.sweep import Machines
 
 SCRIPT = Path(__file__).parents[2] / "sample_traces" / "train_llm.py"
@@ -42,6 +44,13 @@ def test_each_machine_has_the_same_batch_and_costs_its_price(step):
     # 2 GPUs at 3.60 USD an hour are 0.002 USD a second; a step has 16 samples of 256 tokens.
     assert h100["cost_per_step"] == pytest.approx(h100["step_time_ns"] / 1e9 * 0.002)
     assert h100["cost_per_million_tokens"] == pytest.approx(h100["cost_per_step"] / (16 * 256) * 1e6)
+
+
+def test_every_machine_runs_the_step_in_the_style_asked_for(step):
+    asked = [machines("trainium2", 1)]
+    plain, again = (compare.compare(step, asked, Grid(), style=style).iloc[0] for style in (None, Style("full")))
+    assert (plain["recompute"], again["recompute"]) == ("none", "full")
+    assert again["step_time_ns"] > plain["step_time_ns"]
 
 
 def test_layouts_spread_the_model_no_further_than_it_must_be(step):

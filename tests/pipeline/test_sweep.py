@@ -145,20 +145,33 @@ def test_a_table_has_costs_the_pareto_front_and_where_the_second_loses(recorded)
     assert pd.isna(table.iloc[-1]["step_time_ns"])
 
 
-def test_a_sweep_runs_every_layout_in_the_style_that_a_recording_has(recorded, tmp_path):
-    # The one layout that the grid has, swept and recorded with the same options, takes the same time and HBM.
-    step = sweep.run_as(sweep.step_of(recorded), Style("full", fp8=True))
-    grid = Grid(zero=(0,), grad_sync="after")
-    row = sweep.sweep(step, sweep.Machines(CHIP, LNC, 1, 3.0), grid).iloc[0]
-    options = pipeline.Options(
-        output=tmp_path / "trace.parquet", dp=4, recompute="full", fp8=True, grad_sync="after", quiet=True
-    )
-    trace = neuronprof.load(write_trace(recorded, options))
-    assert row["step_time_ns"] == trace.summary().figures.step_time_ns
-    assert row["hbm_peak_bytes"] == trace.metadata["memory_fit"]["peak"]
+def test_a_sweep_runs_each_layout_in_each_style_as_a_recording_of_it_does(recorded, tmp_path):
+    # The one layout that the grid has, swept and recorded with the same options, takes the same time and HBM in each style.
+    styles = (Style(), Style("full", fp8=True), Style(fp32_gradients=True))
+    grid = Grid(zero=(0,), grad_sync=("after",), styles=styles)
+    table = sweep.sweep(sweep.step_of(recorded), sweep.Machines(CHIP, LNC, 1, 3.0), grid)
+    found = {Style(r["recompute"], r["fp8"], r["fp32_gradients"]): r for r in table.to_dict("records")}
+    assert set(found) == set(styles)
+    for style, row in found.items():
+        options = pipeline.Options(
+            output=tmp_path / "trace.parquet", dp=4, grad_sync="after", quiet=True, **vars(style)
+        )
+        trace = neuronprof.load(write_trace(recorded, options))
+        assert row["step_time_ns"] == trace.summary().figures.step_time_ns
+        assert row["hbm_peak_bytes"] == trace.metadata["memory_fit"]["peak"]
+
+
+def test_a_style_that_a_model_cannot_have_is_impossible_and_the_others_are_not(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(ACCUMULATES.replace("range(4)", "range(1)"))  # one layer: no block repeats
+    options = pipeline.Options(values="none", steps=1, warmup=0, quiet=True)
+    step = sweep.step_of(pipeline.capture(script, (), options).recording)
+    table = sweep.sweep(step, sweep.Machines(CHIP, LNC, 1, 3.0), Grid(styles=(Style("full"), Style())))
+    assert table[["recompute", "status"]].values.tolist() == [["none", sweep.FITS], ["full", sweep.IMPOSSIBLE]]
+    assert table["reason"].iloc[1].startswith("--recompute full computes repeated blocks again, and the model has none")
 
 
 def test_a_grid_gathers_ahead_only_where_weights_are_shared_out():
-    found, refused = layouts(Grid(zero=(1, 3), prefetch=2), ranks=4, batch=1)
-    assert found == [Layout(dp=4, zero=1), Layout(dp=4, zero=3, prefetch=2)]
+    found, refused = layouts(Grid(zero=(1, 3), prefetch=(1, 2)), ranks=4, batch=1)
+    assert found == [Layout(dp=4, zero=1), Layout(dp=4, zero=3), Layout(dp=4, zero=3, prefetch=2)]
     assert refused == []

@@ -1,45 +1,57 @@
 """Collects a Program's instructions row by row."""
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from neuronprof.graph.ir import CollectiveCall
-from neuronprof.program import DMA_OPCODES, PRODUCTS, Opcode, Program, Queue
+from neuronprof.program import DMA_OPCODES, PRODUCTS, Opcode, Program, Queue, among
 
-_MOVES = [*DMA_OPCODES, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV]
-_COMPUTES = [Opcode.ACTIVATE, Opcode.TENSOR_TENSOR, Opcode.TENSOR_SCALAR, Opcode.TENSOR_REDUCE, Opcode.CUSTOM_OP]
+_PRODUCTS = among(Opcode, PRODUCTS)
+_MOVES = among(Opcode, [*DMA_OPCODES, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV])
+_COMPUTES = among(
+    Opcode, [Opcode.ACTIVATE, Opcode.TENSOR_TENSOR, Opcode.TENSOR_SCALAR, Opcode.TENSOR_REDUCE, Opcode.CUSTOM_OP]
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Instructions to be added at once, counted from the first: columns as Program has them, operands four an instruction.
+    """Instructions to be added at once, counted from the first.
 
-    op, dtype: places in the lists that `add_rows` is given; edges: int64[k, 3], see `need`.
+    opcode, queue, operands: the bytes of such columns of a Program; op, dtype: places in the lists that `add_rows` is given; edges:
+    int64[k, 3], see `need`; first: of each queue, its first instruction.
     """
 
-    opcode: list[int]
-    queue: list[int]
+    opcode: bytes
+    queue: bytes
     op: np.ndarray
     dtype: np.ndarray
-    operands: list[int]
+    operands: bytes
     edges: np.ndarray
+    first: dict[int, int]
+
+
+def _column(code: str) -> Callable[[], "array[int]"]:
+    """A column that grows, of integers of a type code of the array module."""
+    return partial(array, code)
 
 
 @dataclass
 class ProgramBuilder:
     """Rows of a Program under construction. `add` returns the new instruction's index."""
 
-    opcode: list[int] = field(default_factory=list)
-    queue: list[int] = field(default_factory=list)
-    op: list[int] = field(default_factory=list)
-    dtype: list[int] = field(default_factory=list)
-    operands: list[int] = field(default_factory=list)  # four an instruction
+    opcode: "array[int]" = field(default_factory=_column("b"))
+    queue: "array[int]" = field(default_factory=_column("b"))
+    op: "array[int]" = field(default_factory=_column("i"))
+    dtype: "array[int]" = field(default_factory=_column("b"))
+    operands: "array[int]" = field(default_factory=_column("q"))  # four an instruction
     collectives: dict[int, CollectiveCall] = field(default_factory=dict)
     flops: dict[int, int] = field(default_factory=dict)  # of instructions whose operands do not say how many
     _edges: list[np.ndarray] = field(default_factory=list)
-    _single: list[tuple[int, int, int]] = field(default_factory=list)
+    _single: "array[int]" = field(default_factory=_column("q"))  # three an edge
     _dtypes: dict[str, int] = field(default_factory=dict)
     _launch: int = -1
     _launched: set[int] = field(default_factory=set)
@@ -64,7 +76,7 @@ class ProgramBuilder:
         self.queue.append(queue)
         self.op.append(op)
         self.dtype.append(self._code(dtype))
-        self.operands += operands
+        self.operands.extend(operands)
         self.need(index, data, space)
         if self._launch >= 0:
             self._after_launch(queue, index)
@@ -73,28 +85,26 @@ class ProgramBuilder:
     def add_rows(self, rows: Rows, ops: list[int], dtypes: Sequence[str]) -> int:
         """Adds many instructions that work for these operators on these dtypes; returns the first one's index."""
         first = len(self.opcode)
-        self.opcode += rows.opcode
-        self.queue += rows.queue
-        self.op += np.array(ops)[rows.op].tolist()
-        self.dtype += np.array([self._code(dtype) for dtype in dtypes])[rows.dtype].tolist()
-        self.operands += rows.operands
-        self._edges.append(np.add(rows.edges, (first, first, 0)))
+        self.opcode.frombytes(rows.opcode)
+        self.queue.frombytes(rows.queue)
+        self.op.frombytes(np.array(ops, np.int32)[rows.op].tobytes())
+        self.dtype.frombytes(np.array([self._code(dtype) for dtype in dtypes], np.int8)[rows.dtype].tobytes())
+        self.operands.frombytes(rows.operands)
+        self._edges.append(rows.edges + np.array((first, first, 0)))
         if self._launch >= 0:
-            for queue in set(rows.queue):
-                self._after_launch(queue, first + rows.queue.index(queue))
+            for queue, row in rows.first.items():
+                self._after_launch(queue, first + row)
         return first
 
     def _code(self, dtype: str) -> int:
         return self._dtypes.setdefault(dtype, len(self._dtypes))
 
     def need(self, index: int, data: Iterable[int], space: Iterable[int] = ()) -> None:
-        """Lets an instruction wait for predecessors; see `add`. An edge is (instruction, predecessor, 1 where it waits for room)."""
-        self._single += [(index, d, 0) for d in data if d >= 0]
-        self._single += [(index, d, 1) for d in space if d >= 0]
-
-    def make_wait(self, rows: list[int], space: list[int]) -> None:
-        """Lets each of several instructions wait for the same room."""
-        self._single += [(row, needed, 1) for row in rows for needed in space]
+        """Lets an instruction wait for predecessors (-1: none), see `add`. An edge: instruction, predecessor, 1 where it waits for room."""
+        for needed in data:
+            self._single.extend((index, needed, 0))
+        for needed in space:
+            self._single.extend((index, needed, 1))
 
     def _after_launch(self, queue: int, index: int) -> None:
         """Queues run in order: the first instruction after a launch holds back all that follow it."""
@@ -109,21 +119,20 @@ class ProgramBuilder:
 
     def finish(self, memory: list[tuple[int, int, int]], unknown: dict[str, int], operators: int = 0) -> Program:
         """The Program of all rows added so far; memory, unknown and operators as Program has them."""
-        opcode, operands = np.array(self.opcode, np.int8), np.array(self.operands, np.int64).reshape(-1, 4)
+        opcode, operands = np.array(self.opcode), np.array(self.operands).reshape(-1, 4)
         deps_ptr, deps, space = self._dependencies()
-        flops = np.select(
-            [np.isin(opcode, PRODUCTS), np.isin(opcode, _COMPUTES)],
-            [2 * operands.prod(axis=1), operands[:, 0] * operands[:, 1]],
-            0,
-        )
+        pairs = operands[:, 0] * operands[:, 1]
+        flops = np.where(_COMPUTES[opcode], pairs, 0)
+        products = np.flatnonzero(_PRODUCTS[opcode])
+        flops[products] = 2 * pairs[products] * operands[products, 2] * operands[products, 3]
         flops[list(self.flops)] = list(self.flops.values())
         return Program(
             opcode=opcode,
-            queue=np.array(self.queue, np.int8),
-            op=np.array(self.op, np.int32),
-            dtype=np.array(self.dtype, np.int8),
+            queue=np.array(self.queue),
+            op=np.array(self.op),
+            dtype=np.array(self.dtype),
             operands=operands,
-            nbytes=np.where(np.isin(opcode, _MOVES), operands[:, 0], 0),
+            nbytes=np.where(_MOVES[opcode], operands[:, 0], 0),
             flops=flops,
             deps_ptr=deps_ptr,
             deps=deps.astype(np.int32),
@@ -137,11 +146,13 @@ class ProgramBuilder:
 
     def _dependencies(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where each instruction's predecessors begin, those for data before those for room; who is needed for both counts for data."""
-        edges = np.concatenate([np.array(self._single, np.int64).reshape(-1, 3), *self._edges])
-        edges = edges[edges[:, 1] >= 0]
-        edges = edges[np.lexsort((edges[:, 2], edges[:, 1], edges[:, 0]))]
-        again = np.zeros(len(edges), bool)
-        again[1:] = (edges[1:, :2] == edges[:-1, :2]).all(axis=1)
-        edges = edges[~again]
-        index, needed, space = edges[np.lexsort((edges[:, 1], edges[:, 2], edges[:, 0]))].T
-        return np.searchsorted(index, np.arange(len(self) + 1)).astype(np.int64), needed, space
+        n = max(len(self), 1)
+        index, needed, space = np.concatenate([np.array(self._single).reshape(-1, 3), *self._edges]).T
+        key = np.sort(((index * n + needed) * 2 + space)[needed >= 0])  # sorting one number is faster than three
+        first = np.ones(len(key), bool)
+        first[1:] = key[1:] // 2 != key[:-1] // 2
+        edge, space = np.divmod(key[first], 2)
+        index, needed = np.divmod(edge, n)
+        key = np.sort((index * 2 + space) * n + needed)
+        counts = np.bincount(index, minlength=len(self))
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), key % n, key // n % 2

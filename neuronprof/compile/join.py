@@ -1,6 +1,6 @@
 """Joins the programs of chunks, in the order of a schedule, into the program of a stage."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -23,9 +23,9 @@ def join(programs: Sequence[Program], order: Sequence[tuple[int, int]]) -> Progr
     first_op = [0, *accumulate(_operators(p) for p in programs)]
     parts = [programs[c] for c, _ in order]
     dtypes: dict[str, int] = {}
-    codes = [np.array([dtypes.setdefault(d, len(dtypes)) for d in p.dtypes] or [0], np.int8) for p in programs]
-    deps, targets, space = _dependencies(parts, order, base)
-    by_target = np.argsort(targets, kind="stable")
+    codes = [np.array([dtypes.setdefault(d, len(dtypes)) for d in p.dtypes] or [0], np.int8)[p.dtype] for p in programs]
+    ops = [np.where(p.op < 0, -1, p.op + first).astype(np.int32) for p, first in zip(programs, first_op, strict=False)]
+    deps_ptr, deps, space = _dependencies(programs, order, base)
     calls = {int(b) + i: call for p, b in zip(parts, base, strict=False) for i, call in p.collectives.items()}
     unknown: dict[str, int] = {}
     for p in programs:
@@ -34,16 +34,14 @@ def join(programs: Sequence[Program], order: Sequence[tuple[int, int]]) -> Progr
     return Program(
         opcode=np.concatenate([p.opcode for p in parts]),
         queue=np.concatenate([p.queue for p in parts]),
-        op=np.concatenate([np.where(programs[c].op < 0, -1, programs[c].op + first_op[c]) for c, _ in order]).astype(
-            np.int32
-        ),
-        dtype=np.concatenate([codes[c][programs[c].dtype] for c, _ in order]),
+        op=np.concatenate([ops[c] for c, _ in order]),
+        dtype=np.concatenate([codes[c] for c, _ in order]),
         operands=np.concatenate([p.operands for p in parts]),
         nbytes=np.concatenate([p.nbytes for p in parts]),
         flops=np.concatenate([p.flops for p in parts]),
-        deps_ptr=np.concatenate([[0], np.cumsum(np.bincount(targets, minlength=int(base[-1])))]).astype(np.int64),
-        deps=deps[by_target].astype(np.int32),
-        deps_space=space[by_target],
+        deps_ptr=deps_ptr,
+        deps=deps,
+        deps_space=space,
         memory=_levels(parts, base),
         dtypes=tuple(dtypes),
         collectives=calls,
@@ -57,28 +55,34 @@ def _operators(program: Program) -> int:
 
 
 def _dependencies(
-    parts: list[Program], order: Sequence[tuple[int, int]], base: np.ndarray
+    programs: Sequence[Program], order: Sequence[tuple[int, int]], base: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Dependencies, the instruction that has each, and whether it is for room."""
-    deps = [p.deps.astype(np.int64) + b for p, b in zip(parts, base, strict=False)]
-    targets = [np.repeat(np.arange(len(p)), np.diff(p.deps_ptr)) + b for p, b in zip(parts, base, strict=False)]
-    space = [p.deps_space for p in parts]
+    """Where each instruction's dependencies begin, these, and whether each is for room; what a chunk waits for of another comes last."""
+    parts, counts = [programs[c] for c, _ in order], [np.diff(p.deps_ptr) for p in programs]
+    count = np.concatenate([counts[c] for c, _ in order])
+    deps = np.concatenate([p.deps + np.int32(first) for p, first in zip(parts, base, strict=False)])
+    space = np.concatenate([p.deps_space for p in parts])
+    more = np.array(list(_between(programs, order, base)), np.int32).reshape(-1, 2)
+    at = np.cumsum(count)[more[:, 0]]
+    count[more[:, 0]] += 1
+    deps_ptr = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+    return deps_ptr, np.insert(deps, at, more[:, 1]), np.insert(space, at, False)
+
+
+def _between(
+    programs: Sequence[Program], order: Sequence[tuple[int, int]], base: np.ndarray
+) -> Iterator[tuple[int, int]]:
+    """Instructions, each with one of an earlier chunk that it waits for."""
+    loads = [_first_loads(p) for p in programs]
+    stores = [np.flatnonzero(p.queue == _STORES)[-1:].tolist() for p in programs]
     stored: dict[int, int] = {}  # micro-batch: its last store
     last = -1
-    more: list[tuple[int, int]] = []
-    for (_, microbatch), part, first in zip(order, parts, base.tolist(), strict=False):
+    for (chunk, microbatch), first in zip(order, base.tolist(), strict=False):
         awaited = last if microbatch < 0 else stored.get(microbatch, -1)
         if awaited >= 0:
-            more += [(first + i, awaited) for i in _first_loads(part)]
-        stores = np.flatnonzero(part.queue == _STORES)
-        if len(stores):
-            last = stored[microbatch] = first + int(stores[-1])
-    if more:
-        added = np.array(more, np.int64)
-        deps.append(added[:, 1])
-        targets.append(added[:, 0])
-        space.append(np.zeros(len(added), bool))
-    return np.concatenate(deps), np.concatenate(targets), np.concatenate(space)
+            yield from ((first + i, awaited) for i in loads[chunk])
+        for store in stores[chunk]:
+            last = stored[microbatch] = first + store
 
 
 def _first_loads(part: Program) -> list[int]:

@@ -87,8 +87,8 @@ class Tiled(Lowering):
         held = self._held(tiling)
         for i, nbytes in enumerate(held):
             space = self._make_room(nbytes)
-            if space:
-                self.builder.make_wait([first + load[i] for load in rows.loads], space)
+            for load in rows.loads if space else ():
+                self.builder.need(first + load[i], (), space)
             # A result holds its room until it has been stored.
             self._tiles.append((nbytes, [first + store[i] for store in rows.stores] or [last[i]]))
         # Queues run in order: what the first tile waits for, the others have behind them.

@@ -125,7 +125,9 @@ class _Writer:
             opcode[at], queue[at], op[at] = what
             dtype[at] = self._codes.setdefault(self._shape.dtypes[what[2]], len(self._codes))
             operands[at] = values
-        rows = Rows(opcode.tolist(), queue.tolist(), op, dtype, operands.ravel().tolist(), self._edges())
+        queues, first = np.unique(queue, return_index=True)
+        found = dict(zip(queues.tolist(), first.tolist(), strict=True))
+        rows = Rows(opcode.tobytes(), queue.tobytes(), op, dtype, operands.tobytes(), self._edges(), found)
         start = int(self._starts[0]) if self._engines[0] else -1
         return Block(rows, tuple(self._codes), self._loads.tolist(), self._stores.tolist(), start, self._last.tolist())
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 class Compiled:
     """One segment on every pipeline stage.
 
-    chunks: graphs of each stage; orders: the (chunk, micro-batch) that each stage runs; programs: one a stage; lengths: instructions of
-    each chunk of a stage; first_op: of each stage, its first row in the operators table.
+    chunks: graphs of each stage; parts: the program of each; orders: the (chunk, micro-batch) that each stage runs; programs: one a
+    stage; first_op: of each stage, its first row in the operators table.
     """
 
     chunks: tuple[tuple["Graph", ...], ...]
+    parts: tuple[tuple["Program", ...], ...]
     orders: tuple[tuple[tuple[int, int], ...], ...]
     programs: tuple["Program", ...]
-    lengths: tuple[tuple[int, ...], ...]
     first_op: tuple[int, ...]
 
 
@@ -56,9 +56,9 @@ class Compiler:
             first.append(_described(stage, operators) if operators is not None else 0)
         return Compiled(
             chunks=tuple(s.chunks for s in stages),
+            parts=tuple(tuple(map(self._chunk, s.chunks)) for s in stages),
             orders=tuple(s.order for s in stages),
             programs=tuple(programs),
-            lengths=tuple(tuple(len(self._chunk(c)) for c in s.chunks) for s in stages),
             first_op=tuple(first),
         )
 

@@ -9,11 +9,11 @@ import numpy as np
 from neuronprof.analyze import intervals
 from neuronprof.graph.flops import segment_work
 from neuronprof.pipeline.compiled import Compiled
-from neuronprof.program import QUEUE_TRACKS, Opcode, Queue
+from neuronprof.program import QUEUE_TRACKS, Opcode, Queue, among
 from neuronprof.simulate.undisturbed import Undisturbed
 from neuronprof.terms import COMPUTE_ENGINES, Engine
 
-_HOST_COPIES = (int(Opcode.COPY_TO_DEVICE), int(Opcode.COPY_TO_HOST))
+_HOST_COPIES = among(Opcode, [Opcode.COPY_TO_DEVICE, Opcode.COPY_TO_HOST])
 
 
 # Micro-batches whose backward passes every stage runs in turn with forward ones, after a cold start, if PASSING more than there are stages
@@ -77,8 +77,8 @@ def of_one_more(run: Undisturbed, compiled: Compiled) -> Figures | None:
 
 def _backward_ends(run: Undisturbed, compiled: Compiled, number: int) -> np.ndarray:
     """When a stage's backward passes of the SETTLED micro-batches end, picoseconds."""
-    lengths, order = compiled.lengths[number], compiled.orders[number]
-    after = np.cumsum([lengths[chunk] for chunk, _ in order])
+    parts, order = compiled.parts[number], compiled.orders[number]
+    after = np.cumsum([len(parts[chunk]) for chunk, _ in order])
     stops = {microbatch: int(stop) for (_, microbatch), stop in zip(order, after, strict=True)}
     return run.end[run.stage(number)][[stops[microbatch] - 1 for microbatch in SETTLED]]
 
@@ -93,13 +93,16 @@ def _in_windows(run: Undisturbed, windows: Sequence[tuple[int, int]], model_flop
 def _stage(run: Undisturbed, number: int, low: int, high: int) -> tuple[int, int, int]:
     """Exposed communication, bubble and time with compute of one rank of a stage from low to high."""
     own = run.stage(number)
-    queue, opcode = run.fleet.queue[own], run.fleet.programs[number].opcode
-    start, end = (np.clip(_ns(times[own]), low, high) for times in (run.start, run.end))
+    rows = np.flatnonzero((run.end[own] > low * 1000 - 1000) & (run.start[own] < high * 1000 + 1000))
+    # Each queue runs in order: one after another, their times are nearly sorted.
+    rows = rows[np.argsort(run.fleet.queue[own][rows], kind="stable")]
+    queue, opcode = run.fleet.queue[own][rows], run.fleet.programs[number].opcode[rows]
+    start, end = (np.clip(_ns(times[own][rows]), low, high) for times in (run.start, run.end))
     compute, talking = _COMPUTES[queue], _TALKS[queue]
     busy = intervals.merge(start[compute], end[compute])
     hidden = intervals.covered(start[talking], end[talking], *busy)
     exposed = int((end[talking] - start[talking] - hidden).sum())
-    moving = talking | (_LOADS[queue] & ~np.isin(opcode, _HOST_COPIES))
+    moving = talking | (_LOADS[queue] & ~_HOST_COPIES[opcode])
     taken = intervals.merge(np.append(busy[0], start[moving]), np.append(busy[1], end[moving]))
     waited, until = map(_ns, run.waits(number))
     free = intervals.subtract(*intervals.merge(*np.clip((until - waited, until), low, high)), *taken)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from neuronprof.compile.memory import peak_levels
 from neuronprof.distribute.plan import Planner
 from neuronprof.errors import NeuronprofError
@@ -11,6 +13,7 @@ from neuronprof.pipeline.compiled import Compiled, Compiler
 from neuronprof.pipeline.figures import PASSING, Figures, figures, of_one_more
 from neuronprof.simulate import undisturbed
 from neuronprof.simulate.job import Job
+from neuronprof.simulate.priced import durations
 
 if TYPE_CHECKING:
     from neuronprof.distribute.layout import Layout
@@ -52,14 +55,17 @@ class StepSimulator:
     def __init__(self, graph: "Graph", chip: "Chip", lnc: int, sizes: tuple[int, ...] = ()) -> None:
         self._graph, self._chip, self._lnc, self._sizes = graph, chip, lnc, sizes
         self._compiler = Compiler(chip, lnc)
+        self._durations: dict[int, np.ndarray] = {}  # by the id of a chunk's program
 
     def retune(self, chip: "Chip") -> None:
         """Goes on with a chip that costs differ on, but that programs are compiled for alike."""
         self._chip = chip
+        self._durations.clear()
 
     def forget(self) -> None:
         """Gives up the programs of all layouts so far; how the model was divided stays."""
         self._compiler = Compiler(self._chip, self._lnc)
+        self._durations.clear()
 
     @cached_property
     def _planner(self) -> Planner:
@@ -125,7 +131,15 @@ class StepSimulator:
     def _run(self, compiled: Compiled, layout: "Layout") -> undisturbed.Undisturbed:
         mesh = layout.mesh()
         stages = (mesh.size("pp"), mesh.stride("pp")) if mesh.size("pp") > 1 else (1, 1)
-        return undisturbed.run(compiled.programs, Job(self._chip, self._lnc, mesh.world, stages))
+        job = Job(self._chip, self._lnc, mesh.world, stages)
+        for part in (part for parts in compiled.parts for part in parts):
+            if id(part) not in self._durations:
+                self._durations[id(part)] = durations(part, job)
+        taken = [
+            np.concatenate([self._durations[id(parts[chunk])] for chunk, _ in order])
+            for parts, order in zip(compiled.parts, compiled.orders, strict=True)
+        ]
+        return undisturbed.run(compiled.programs, job, taken)
 
     def _peak(self, compiled: Compiled) -> dict[str, int]:
         programs = {id(p): p for p in compiled.programs}.values()

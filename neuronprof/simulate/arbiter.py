@@ -12,7 +12,8 @@ from numba import njit
 from neuronprof.simulate.fleet import MEET, QUEUES, SERVED, Fleet
 
 _KERNEL = {"nogil": True, "cache": True, "boundscheck": False}
-_MEET, _SERVED = int(MEET), int(SERVED)
+_MEET, _SERVED, _QUEUES = int(MEET), int(SERVED), QUEUES
+_PENDING = -1  # the end of what has not started
 _SERVERS = 3  # of each stage: HBM, NeuronLink, EFA
 
 
@@ -26,38 +27,29 @@ def order(fleet: Fleet) -> np.ndarray:
 
 def run(fleet: Fleet) -> tuple[np.ndarray, np.ndarray]:
     """The order, and the picosecond at which each instruction of an undisturbed rank ends, int64[n], counted from the start."""
-    deps_ptr, deps = _with_messages(fleet)
-    successors_ptr, successors = _reversed(deps_ptr, deps, len(fleet))
-    stage = fleet.stage
-    line = stage.astype(np.int64) * QUEUES + fleet.queue
-    by_line = np.lexsort((np.arange(len(fleet)), line)).astype(np.int32)
-    lines = np.searchsorted(line[by_line], np.arange(len(fleet.programs) * QUEUES + 1)).astype(np.int64)
+    n, stages = len(fleet), len(fleet.programs)
+    lines = QUEUES * stages
+    line = fleet.stage * np.int32(QUEUES) + fleet.queue
     parties = np.bincount(fleet.meeting[fleet.meeting >= 0], minlength=1).astype(np.int32)
-    n, meetings = len(fleet), len(parties)
-    end = np.zeros(n, np.int64)
-    found = _order(
-        (fleet.kind, line.astype(np.int32), stage, by_line, fleet.duration, fleet.wire, fleet.link, fleet.delay, fleet.meeting),
-        (lines, lines[:-1].copy(), np.zeros(len(lines), np.int64), np.zeros(_SERVERS * len(fleet.programs), np.int64)),
-        (deps_ptr, deps, successors_ptr, successors, np.diff(deps_ptr).astype(np.int32), end),
-        (parties, np.zeros(meetings, np.int64), np.zeros(n, np.int32)),
-        (np.empty(n + 1, np.int64), np.empty(n + 1, np.int32), np.empty(n + 1, np.int32), np.empty(n, np.int32)),
+    end = np.full(n, _PENDING, np.int64)
+    head, following = np.full(lines, -1, np.int32), np.full(n, -1, np.int32)
+    _queued(line, head, following)
+    count, order = _order(
+        (fleet.kind, line, fleet.duration, fleet.wire, fleet.link, fleet.meeting, following, np.zeros(_SERVERS * stages, np.int64)),
+        (head, fleet.deps_ptr[head], np.zeros(lines, np.int64), np.zeros(lines, np.int64), np.full(lines, -1, np.int32)),
+        (fleet.deps_ptr, fleet.deps, fleet.partner, fleet.delay, end, np.full(n, -1, np.int32)),
+        (parties, np.zeros(len(parties), np.int64), np.full(lines, -1, np.int32)),
+        (np.empty(lines, np.int64), np.empty(lines, np.int32), np.empty(lines, np.int32), np.empty(n, np.int32)),
     )  # fmt: skip
-    return found, end
+    return order[:count], end
 
 
-def _with_messages(fleet: Fleet) -> tuple[np.ndarray, np.ndarray]:
-    """Dependencies with the SEND of each RECV among them."""
-    received = np.flatnonzero(fleet.partner >= 0)
-    deps = np.insert(fleet.deps, fleet.deps_ptr[received + 1], fleet.partner[received])
-    counts = np.diff(fleet.deps_ptr)
-    counts[received] += 1
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), deps.astype(np.int32)
-
-
-def _reversed(ptr: np.ndarray, deps: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    targets = np.repeat(np.arange(n, dtype=np.int32), np.diff(ptr))
-    by_source = np.argsort(deps, kind="stable")
-    return np.searchsorted(deps[by_source], np.arange(n + 1)).astype(np.int64), targets[by_source]
+@njit("void(int32[::1], int32[::1], int32[::1])", **_KERNEL)
+def _queued(line: np.ndarray, head: np.ndarray, following: np.ndarray) -> None:
+    """The first instruction of each queue into head, and the one after each instruction in its queue into following."""
+    for i in range(len(line) - 1, -1, -1):
+        following[i] = head[line[i]]
+        head[line[i]] = i
 
 
 @njit("void(int64[::1], int32[::1], int64, int64, int32)", **_KERNEL)
@@ -91,82 +83,96 @@ def _pop(keys: np.ndarray, items: np.ndarray, size: int) -> None:
     keys[at], items[at] = key, item
 
 
-_INSTRUCTIONS = (
-    "Tuple((int8[::1], int32[::1], int32[::1], int32[::1], int64[::1], int64[::1], int8[::1], int64[::1], int32[::1]))"
-)
-_LINES = "Tuple((int64[::1], int64[::1], int64[::1], int64[::1]))"  # bounds, heads, free from, HBM and links free from
+# By instruction; following: the next one in its queue; the last: by server, until when it serves.
+_INSTRUCTIONS = "Tuple((int8[::1], int32[::1], int64[::1], int64[::1], int8[::1], int32[::1], int32[::1], int64[::1]))"
+# By queue: its head, the dependency of the head to look at next, the end of those before, free from, another that waits for the same.
+_LINES = "Tuple((int32[::1], int64[::1], int64[::1], int64[::1], int32[::1]))"
 _NEEDS = (
-    "Tuple((int64[::1], int32[::1], int64[::1], int32[::1], int32[::1], int64[::1]))"  # deps, successors, missing, ends
+    "Tuple((int64[::1], int32[::1], int32[::1], int64[::1], int64[::1], int32[::1]))"  # the last: a queue that waits
 )
-_MEETINGS = "Tuple((int32[::1], int64[::1], int32[::1]))"  # stages still to come, latest arrival, who has come
-_SCRATCH = "Tuple((int64[::1], int32[::1], int32[::1], int32[::1]))"  # heap, offers, result
+_MEETINGS = (
+    "Tuple((int32[::1], int64[::1], int32[::1]))"  # stages still to come, latest arrival; by queue: where it waits
+)
+_SCRATCH = "Tuple((int64[::1], int32[::1], int32[::1], int32[::1]))"  # heap, queues to look at, result
 
 
-@njit(f"int64(int32, int64, {_INSTRUCTIONS}, {_LINES}, {_NEEDS}, {_MEETINGS}, {_SCRATCH})", **_KERNEL)
-def _offer(i, size, instructions, lines, needs, meetings, scratch):
-    """Puts the head of a queue, whose predecessors have all started, into the heap of `size` entries; returns their new number."""
-    kind, line, _, by_line, _, _, _, delay, meeting = instructions
-    bounds, head, free, _ = lines
-    deps_ptr, deps, _, _, _, end = needs
-    to_come, latest, waits = meetings
+@njit(f"int64(int32, {_LINES}, {_NEEDS})", **_KERNEL)
+def _ready(q, lines, needs):
+    """When the head of a queue has all it depends on; before one of these has started nobody knows, and the queue waits for that one."""
+    head, scanned, latest, free, also = lines
+    deps_ptr, deps, partner, delay, end, waiting = needs
+    i = head[q]
+    own = deps_ptr[i + 1]
+    while scanned[q] < own + (partner[i] >= 0):
+        before = deps[scanned[q]] if scanned[q] < own else partner[i]
+        if end[before] == _PENDING:
+            also[q], waiting[before] = waiting[before], q
+            return _PENDING
+        latest[q] = max(latest[q], end[before] + delay[i])
+        scanned[q] += 1
+    return max(latest[q], free[q])
+
+
+@njit(f"int64(int32, int64, int64, {_INSTRUCTIONS}, {_LINES}, {_MEETINGS}, {_SCRATCH})", **_KERNEL)
+def _offer(q, ready, size, instructions, lines, meetings, scratch):
+    """Puts the head of a queue into the heap of `size` entries; returns their new number."""
+    kind, _, _, _, _, meeting, _, _ = instructions
+    head = lines[0]
+    to_come, latest, where = meetings
     keys, items, _, _ = scratch
-    ready = free[line[i]]
-    for a in range(deps_ptr[i], deps_ptr[i + 1]):
-        ready = max(ready, end[deps[a]] + delay[i])
-    m = meeting[i]
-    if kind[i] != _MEET or (to_come[m] == 1 and waits[i] == 0 and latest[m] == 0):
-        _push(keys, items, size, ready, i)
+    m = meeting[head[q]]
+    if kind[head[q]] != _MEET or (to_come[m] == 1 and latest[m] == 0):
+        _push(keys, items, size, ready, head[q])
         return size + 1
     # A collective with other stages starts on all of them when the last has come.
-    waits[i], latest[m] = 1, max(latest[m], ready + 1)
+    where[q], latest[m] = m, max(latest[m], ready + 1)
     to_come[m] -= 1
     if to_come[m] == 0:
-        for q in range(bounds.shape[0] - 1):
-            j = by_line[head[q]] if head[q] < bounds[q + 1] else i
-            if waits[j] == 1 and meeting[j] == m:
-                waits[j] = 2
-                _push(keys, items, size, latest[m] - 1, j)
+        for other in range(len(where)):
+            if where[other] == m:
+                where[other] = -1
+                _push(keys, items, size, latest[m] - 1, head[other])
                 size += 1
     return size
 
 
-@njit(f"int32[::1]({_INSTRUCTIONS}, {_LINES}, {_NEEDS}, {_MEETINGS}, {_SCRATCH})", **_KERNEL)
+@njit(f"Tuple((int64, int32[::1]))({_INSTRUCTIONS}, {_LINES}, {_NEEDS}, {_MEETINGS}, {_SCRATCH})", **_KERNEL)
 def _order(instructions, lines, needs, meetings, scratch):
     """The event loop; arguments: tables by instruction, by queue, by dependency, by collective, and scratch space."""
-    kind, line, stage, by_line, duration, wire, link, _, _ = instructions
-    bounds, head, free, served_until = lines
-    _, _, next_ptr, successors, missing, end = needs
-    keys, items, offers, result = scratch
-    offered, size, count = 0, 0, 0
-    for q in range(bounds.shape[0] - 1):
-        if head[q] < bounds[q + 1] and missing[by_line[head[q]]] == 0:
-            offers[offered] = by_line[head[q]]
-            offered += 1
+    kind, line, duration, wire, link, _, following, served_until = instructions
+    head, scanned, latest, free, also = lines
+    deps_ptr, _, _, _, end, waiting = needs
+    keys, items, look, result = scratch
+    size, count, calls = 0, 0, 0
+    for q in range(len(head)):
+        if head[q] >= 0:
+            look[calls] = q
+            calls += 1
     while True:
-        for k in range(offered):
-            size = _offer(offers[k], size, instructions, lines, needs, meetings, scratch)
-        offered = 0
+        for k in range(calls):
+            ready = _ready(look[k], lines, needs)
+            if ready != _PENDING:
+                size = _offer(look[k], ready, size, instructions, lines, meetings, scratch)
         if size == 0:
-            return result[:count]
+            return count, result
         start, i = keys[0], items[0]
         _pop(keys, items, size)
         size -= 1
+        q = line[i]
         if kind[i] == _SERVED or link[i] >= 0:
-            server = _SERVERS * stage[i] + 1 + link[i]
+            server = _SERVERS * (q // _QUEUES) + 1 + link[i]
             start = max(start, served_until[server])
             served_until[server] = start + (duration[i] if kind[i] == _SERVED else wire[i])
-        q = line[i]
         end[i] = free[q] = start + duration[i]
         result[count] = i
         count += 1
-        head[q] += 1
-        # Heads whose predecessors have all started: their time is known.
-        for a in range(next_ptr[i], next_ptr[i + 1]):
-            j = successors[a]
-            missing[j] -= 1
-            if missing[j] == 0 and line[j] != q and head[line[j]] < bounds[line[j] + 1] and by_line[head[line[j]]] == j:
-                offers[offered] = j
-                offered += 1
-        if head[q] < bounds[q + 1] and missing[by_line[head[q]]] == 0:
-            offers[offered] = by_line[head[q]]
-            offered += 1
+        # The next in this queue, and those that waited for this one: their time may be known now.
+        calls, waits = 0, waiting[i]
+        while waits >= 0:
+            look[calls] = waits
+            calls, waits = calls + 1, also[waits]
+        head[q] = following[i]
+        if head[q] >= 0:
+            scanned[q], latest[q] = deps_ptr[head[q]], 0
+            look[calls] = q
+            calls += 1

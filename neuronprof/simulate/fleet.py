@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -15,12 +16,17 @@ from neuronprof.program import PRODUCTS, Opcode, Program, Queue
 from neuronprof.simulate import priced
 from neuronprof.simulate.job import Job
 from neuronprof.simulate.network import Network, Transfer
-from neuronprof.simulate.timing import dependency_causes, served_by_hbm
+from neuronprof.simulate.timing import HBM_OPCODES, dependency_causes
 from neuronprof.terms import Collective, Engine
 
 COMPUTE, SERVED, MEET, SEND, RECV = range(5)
 # What stretches an instruction on a rank: nothing, the chip's slowness, or that and the throttling of its PE array.
 FIXED, CHIP, ARRAY = range(3)
+_KINDS = np.where(HBM_OPCODES, SERVED, COMPUTE).astype(np.int8)
+_KINDS[[Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV]] = MEET, SEND, RECV
+_SCALES = np.full(len(Opcode), CHIP, np.int8)
+_SCALES[[Opcode.LAUNCH, Opcode.HOST_SYNC, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV]] = FIXED
+_SCALES[[*PRODUCTS, Opcode.LDWEIGHTS]] = ARRAY
 NO_LINK = -1
 QUEUES = len(Queue)
 
@@ -29,17 +35,16 @@ QUEUES = len(Queue)
 class Fleet:
     """Instructions of all stages, one after another; base[s] is the first of stage s. Columns of n instructions, times in picoseconds.
 
-    kind, scale int8 (see above); queue int8; duration int64; wire int64: the part of it in which `link` (0 NeuronLink, 1 EFA, -1 none;
-    int8) is occupied; delay int64: from a dependency's end to the earliest start. deps_ptr, deps, causes: predecessors, as in Program,
-    counted over all stages. peer int32: stage at the other end of a SEND or RECV; partner int32: the SEND of a RECV. meeting int32:
-    number of the collective, shared by stages that meet in one; group int32: index in groups. transfers: by instruction. cold float64:
-    share of a MATMUL in which the PE array is cold, None where no single ones are (see throttling.py).
+    kind int8 (see above); queue int8; duration int64; wire int64: the part of it in which `link` (0 NeuronLink, 1 EFA, -1 none;
+    int8) is occupied; delay int64: from a dependency's end to the earliest start. deps_ptr, deps: predecessors, as in Program, counted
+    over all stages. partner int32: the SEND of a RECV. meeting int32: number of the collective, shared by stages that meet in one; group
+    int32: index in groups. transfers: by instruction. cold float64: share of a MATMUL in which the PE array is cold, None where no single
+    ones are (see throttling.py).
     """
 
     programs: tuple[Program, ...]
     base: np.ndarray
     kind: np.ndarray
-    scale: np.ndarray
     queue: np.ndarray
     duration: np.ndarray
     wire: np.ndarray
@@ -47,8 +52,6 @@ class Fleet:
     delay: np.ndarray
     deps_ptr: np.ndarray
     deps: np.ndarray
-    causes: np.ndarray
-    peer: np.ndarray
     partner: np.ndarray
     meeting: np.ndarray
     group: np.ndarray
@@ -64,19 +67,37 @@ class Fleet:
         """Stage of each instruction, int32[n]."""
         return np.repeat(np.arange(len(self.programs), dtype=np.int32), np.diff(self.base))
 
+    @cached_property
+    def scale(self) -> np.ndarray:
+        """What stretches each instruction on a rank, int8[n] (see above)."""
+        return np.concatenate([_SCALES[p.opcode] for p in self.programs])
 
-def fleet(programs: Sequence[Program], job: Job) -> Fleet:
-    """The instructions of a job whose stages run these programs.
+    @cached_property
+    def causes(self) -> np.ndarray:
+        """What waiting for each of deps is called, int8, see `dependency_causes`."""
+        return np.concatenate([dependency_causes(p) for p in self.programs])
+
+    @cached_property
+    def peer(self) -> np.ndarray:
+        """The stage at the other end of a SEND or RECV, int32[n], -1 for all else."""
+        peer = np.full(len(self), -1, np.int32)
+        for program, first in zip(self.programs, self.base.tolist(), strict=False):
+            for i, call in program.collectives.items():
+                peer[first + i] = call.peer if call.kind in (Collective.SEND, Collective.RECV) else -1
+        return peer
+
+
+def fleet(programs: Sequence[Program], job: Job, durations: Sequence[np.ndarray] | None = None) -> Fleet:
+    """The instructions of a job whose stages run these programs. durations: `priced.durations` of each, where they are known.
 
     Raises:
         NeuronprofError: what a stage sends is not what its neighbour receives.
     """
     base = np.array([0, *accumulate(map(len, programs))], np.int64)
     n, transfers = int(base[-1]), _transfers(programs, base, job)
-    opcode = np.concatenate([p.opcode for p in programs])
-    served = np.concatenate([served_by_hbm(p) for p in programs])
-    kind = _kinds(opcode, served)
-    duration, wire, link = _times(programs, job, kind, transfers)
+    kind = np.concatenate([_KINDS[p.opcode] for p in programs])
+    duration = np.concatenate([priced.durations(p, job) for p in programs] if durations is None else durations)
+    wire, link = _networked(duration, kind, transfers)
     deps_before = [0, *accumulate(len(p.deps) for p in programs)]
     pointers = [p.deps_ptr[1:] + before for p, before in zip(programs, deps_before, strict=False)]
     group, groups = _groups(programs, base, n)
@@ -84,16 +105,13 @@ def fleet(programs: Sequence[Program], job: Job) -> Fleet:
         programs=tuple(programs),
         base=base,
         kind=kind,
-        scale=_scales(opcode),
         queue=np.concatenate([p.queue for p in programs]),
         duration=duration,
         wire=wire,
         link=link,
-        delay=np.where(served, int(_start(job.chip) * priced.PICOSECONDS), 0),
+        delay=np.where(kind == SERVED, int(_start(job.chip) * priced.PICOSECONDS), 0),
         deps_ptr=np.concatenate([[0], *pointers]).astype(np.int64),
         deps=np.concatenate([p.deps + o for p, o in zip(programs, base, strict=False)]).astype(np.int32),
-        causes=np.concatenate([dependency_causes(p) for p in programs]),
-        peer=_peers(programs, base, n),
         partner=_partners(programs, base, n),
         meeting=_meetings(programs, base, job, n),
         group=group,
@@ -107,21 +125,8 @@ def _start(chip: Chip) -> float:
     return chip.kernels.gap if chip.kernels else chip.dma.start
 
 
-def _kinds(opcode: np.ndarray, served: np.ndarray) -> np.ndarray:
-    kinds = {Opcode.COLLECTIVE: MEET, Opcode.SEND: SEND, Opcode.RECV: RECV}
-    return np.select([served, *(opcode == o for o in kinds)], [SERVED, *kinds.values()], COMPUTE).astype(np.int8)
-
-
-def _scales(opcode: np.ndarray) -> np.ndarray:
-    fixed = np.isin(opcode, [Opcode.LAUNCH, Opcode.HOST_SYNC, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV])
-    return np.select([fixed, np.isin(opcode, [*PRODUCTS, Opcode.LDWEIGHTS])], [FIXED, ARRAY], CHIP).astype(np.int8)
-
-
-def _times(
-    programs: Sequence[Program], job: Job, kind: np.ndarray, transfers: dict[int, Transfer]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Durations, times on the wire, and links."""
-    duration = np.concatenate([priced.durations(p, job) for p in programs])
+def _networked(duration: np.ndarray, kind: np.ndarray, transfers: dict[int, Transfer]) -> tuple[np.ndarray, np.ndarray]:
+    """Times on the wire, and links; the durations of what the network does are filled in."""
     wire, link = np.zeros(len(kind), np.int64), np.full(len(kind), NO_LINK, np.int8)
     for i, transfer in transfers.items():
         if kind[i] == RECV:
@@ -129,7 +134,7 @@ def _times(
         duration[i], wire[i] = transfer.picoseconds, transfer.wire
         if transfer.wire:
             link[i] = 1 if transfer.link is Engine.EFA else 0
-    return duration, wire, link
+    return wire, link
 
 
 def _transfers(programs: Sequence[Program], base: np.ndarray, job: Job) -> dict[int, Transfer]:
@@ -151,14 +156,6 @@ def _groups(programs: Sequence[Program], base: np.ndarray, n: int) -> tuple[np.n
         for i, call in program.collectives.items():
             group[first + i] = number.setdefault(call.group, len(number))
     return group, tuple(number)
-
-
-def _peers(programs: Sequence[Program], base: np.ndarray, n: int) -> np.ndarray:
-    peer = np.full(n, -1, np.int32)
-    for program, first in zip(programs, base.tolist(), strict=False):
-        for i, call in program.collectives.items():
-            peer[first + i] = call.peer if call.kind in (Collective.SEND, Collective.RECV) else -1
-    return peer
 
 
 def _partners(programs: Sequence[Program], base: np.ndarray, n: int) -> np.ndarray:

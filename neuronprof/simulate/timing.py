@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuronprof.program import DMA_OPCODES, Opcode, Program, Queue
+from neuronprof.program import DMA_OPCODES, Opcode, Program, Queue, among
 from neuronprof.terms import WaitFor
 
 WAITS = tuple(WaitFor)
@@ -13,8 +13,8 @@ NONE, DATA, DMA, HBM, LINK, PEER, SBUF = (
     for w in (WaitFor.NONE, WaitFor.DATA, WaitFor.DMA, WaitFor.HBM, WaitFor.LINK, WaitFor.PEER, WaitFor.SBUF)
 )
 
-_HBM_OPCODES = [int(o) for o in DMA_OPCODES if o not in (Opcode.COPY_TO_DEVICE, Opcode.COPY_TO_HOST)]
-_DMA_QUEUES = [int(q) for q in Queue if q.name.startswith("DMA")]
+HBM_OPCODES = among(Opcode, {*DMA_OPCODES} - {Opcode.COPY_TO_DEVICE, Opcode.COPY_TO_HOST})
+_BY_QUEUE = np.where([q.name.startswith("DMA") for q in Queue], DMA, DATA).astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class Timing:
 
 def served_by_hbm(program: Program) -> np.ndarray:
     """Instructions that HBM serves one after another, bool[n]: DMA between HBM and SBUF."""
-    return np.isin(program.opcode, _HBM_OPCODES)
+    return HBM_OPCODES[program.opcode]
 
 
 def dependency_causes(program: Program) -> np.ndarray:
     """What waiting for each of program.deps is called, int8 index in WAITS: room, a DMA, or another engine's data."""
-    from_dma = np.isin(program.queue[program.deps], _DMA_QUEUES)
-    return np.where(program.deps_space, SBUF, np.where(from_dma, DMA, DATA)).astype(np.int8)
+    causes = _BY_QUEUE[program.queue[program.deps]]
+    causes[program.deps_space] = SBUF
+    return causes

@@ -33,10 +33,7 @@ class Undisturbed:
         flat, own = self.fleet, self.stage(number)
         kind, queue = flat.kind[own], flat.queue[own]
         late = np.flatnonzero((kind == MEET) | (kind == RECV))
-        since = np.zeros(len(late), np.int64)
-        for at, row in enumerate((late + own.start).tolist()):
-            deps = flat.deps[flat.deps_ptr[row] : flat.deps_ptr[row + 1]]
-            since[at] = self.end[deps].max(initial=0)
+        since = self._ready(late + own.start)
         for line in np.unique(queue[late]).tolist():
             mine = np.flatnonzero(queue == line)
             before = np.concatenate([[0], self.end[own][mine[:-1]]])
@@ -45,14 +42,23 @@ class Undisturbed:
         until = self.start[own][late]
         return until - since, until
 
+    def _ready(self, rows: np.ndarray) -> np.ndarray:
+        """When all that these instructions depend on had ended, int64[k]; 0 for what depends on nothing."""
+        first, count = self.fleet.deps_ptr[rows], np.diff(self.fleet.deps_ptr)[rows]
+        row = np.repeat(np.arange(len(rows)), count)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        found = np.zeros(len(rows), np.int64)
+        np.maximum.at(found, row, self.end[self.fleet.deps[first[row] + place]])
+        return found
 
-def run(programs: Sequence[Program], job: Job) -> Undisturbed:
-    """Runs one program a stage without faults.
+
+def run(programs: Sequence[Program], job: Job, durations: Sequence[np.ndarray] | None = None) -> Undisturbed:
+    """Runs one program a stage without faults. durations: of each program's instructions, as `fleet` has them.
 
     Raises:
         NeuronprofError: stages wait for each other for ever.
     """
-    flat = fleet(programs, job)
+    flat = fleet(programs, job, durations)
     order, end = arbiter.run(flat)
     if len(order) < len(flat):
         raise NeuronprofError(

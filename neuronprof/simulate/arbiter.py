@@ -9,10 +9,10 @@ heap over the heads of the queues is the whole event loop. Every rank then follo
 import numpy as np
 from numba import njit
 
-from neuronprof.simulate.fleet import MEET, QUEUES, SERVED, Fleet
+from neuronprof.simulate.fleet import COMPUTE, MEET, QUEUES, SERVED, Fleet
 
 _KERNEL = {"nogil": True, "cache": True, "boundscheck": False}
-_MEET, _SERVED, _QUEUES = int(MEET), int(SERVED), QUEUES
+_COMPUTE, _MEET, _SERVED, _QUEUES = int(COMPUTE), int(MEET), int(SERVED), QUEUES
 _PENDING = -1  # the end of what has not started
 _SERVERS = 3  # of each stage: HBM, NeuronLink, EFA
 
@@ -22,11 +22,18 @@ def order(fleet: Fleet) -> np.ndarray:
 
     Shorter than n where stages wait for each other in a circle: what is missing can never start.
     """
-    return run(fleet)[0]
+    return _run(fleet, ahead=False)[0]
 
 
-def run(fleet: Fleet) -> tuple[np.ndarray, np.ndarray]:
-    """The order, and the picosecond at which each instruction of an undisturbed rank ends, int64[n], counted from the start."""
+def ends(fleet: Fleet) -> np.ndarray:
+    """The picosecond at which each instruction of an undisturbed rank ends, int64[n], counted from the start; -1: it can never start.
+
+    What waits for no server and no other stage is timed as soon as what it depends on is: half as long as finding the order.
+    """
+    return _run(fleet, ahead=True)[1]
+
+
+def _run(fleet: Fleet, *, ahead: bool) -> tuple[np.ndarray, np.ndarray]:
     n, stages = len(fleet), len(fleet.programs)
     lines = QUEUES * stages
     line = fleet.stage * np.int32(QUEUES) + fleet.queue
@@ -40,6 +47,7 @@ def run(fleet: Fleet) -> tuple[np.ndarray, np.ndarray]:
         (fleet.deps_ptr, fleet.deps, fleet.partner, fleet.delay, end, np.full(n, -1, np.int32)),
         (parties, np.zeros(len(parties), np.int64), np.full(lines, -1, np.int32)),
         (np.empty(lines, np.int64), np.empty(lines, np.int32), np.empty(lines, np.int32), np.empty(n, np.int32)),
+        ahead,
     )  # fmt: skip
     return order[:count], end
 
@@ -136,43 +144,63 @@ def _offer(q, ready, size, instructions, lines, meetings, scratch):
     return size
 
 
-@njit(f"Tuple((int64, int32[::1]))({_INSTRUCTIONS}, {_LINES}, {_NEEDS}, {_MEETINGS}, {_SCRATCH})", **_KERNEL)
-def _order(instructions, lines, needs, meetings, scratch):
-    """The event loop; arguments: tables by instruction, by queue, by dependency, by collective, and scratch space."""
-    kind, line, duration, wire, link, _, following, served_until = instructions
+@njit(f"int64(int32, int64, int64, int32[::1], {_INSTRUCTIONS}, {_LINES}, {_NEEDS})", **_KERNEL)
+def _started(i, stop, calls, look, instructions, lines, needs):
+    """Notes when an instruction ends. Whose time may be known now, the next of its queue and what waited for it, is to be looked at."""
+    _, line, _, _, _, _, following, _ = instructions
     head, scanned, latest, free, also = lines
     deps_ptr, _, _, _, end, waiting = needs
-    keys, items, look, result = scratch
-    size, count, calls = 0, 0, 0
+    q = line[i]
+    end[i] = free[q] = stop
+    other = waiting[i]
+    while other >= 0:
+        look[calls] = other
+        calls, other = calls + 1, also[other]
+    head[q] = following[i]
+    if head[q] >= 0:
+        scanned[q], latest[q] = deps_ptr[head[q]], 0
+        look[calls] = q
+        calls += 1
+    return calls
+
+
+@njit("int64(int32[::1], int32[::1])", **_KERNEL)
+def _all(head: np.ndarray, look: np.ndarray) -> int:
+    """Lets every queue that has something be looked at; returns how many."""
+    calls = 0
     for q in range(len(head)):
         if head[q] >= 0:
             look[calls] = q
             calls += 1
+    return calls
+
+
+@njit(f"Tuple((int64, int32[::1]))({_INSTRUCTIONS}, {_LINES}, {_NEEDS}, {_MEETINGS}, {_SCRATCH}, boolean)", **_KERNEL)
+def _order(instructions, lines, needs, meetings, scratch, ahead):
+    """The event loop; arguments: tables by instruction, by queue, by dependency, by collective, scratch space; ahead: see `ends`."""
+    kind, line, duration, wire, link, _, _, served_until = instructions
+    head, (keys, items, look, result) = lines[0], scratch
+    size, count, calls = 0, 0, _all(head, look)
     while True:
-        for k in range(calls):
-            ready = _ready(look[k], lines, needs)
-            if ready != _PENDING:
-                size = _offer(look[k], ready, size, instructions, lines, meetings, scratch)
-        if size == 0:
-            return count, result
-        start, i = keys[0], items[0]
-        _pop(keys, items, size)
-        size -= 1
-        q = line[i]
+        i, start = -1, 0
+        while calls > 0 and i < 0:
+            calls -= 1
+            q = look[calls]
+            ready = _ready(q, lines, needs)
+            if ready != _PENDING and ahead and kind[head[q]] == _COMPUTE and link[head[q]] < 0:
+                i, start = head[q], ready
+            elif ready != _PENDING:
+                size = _offer(q, ready, size, instructions, lines, meetings, scratch)
+        if i < 0:
+            if size == 0:
+                return count, result
+            start, i = keys[0], items[0]
+            _pop(keys, items, size)
+            size -= 1
         if kind[i] == _SERVED or link[i] >= 0:
-            server = _SERVERS * (q // _QUEUES) + 1 + link[i]
+            server = _SERVERS * (line[i] // _QUEUES) + 1 + link[i]
             start = max(start, served_until[server])
             served_until[server] = start + (duration[i] if kind[i] == _SERVED else wire[i])
-        end[i] = free[q] = start + duration[i]
         result[count] = i
         count += 1
-        # The next in this queue, and those that waited for this one: their time may be known now.
-        calls, waits = 0, waiting[i]
-        while waits >= 0:
-            look[calls] = waits
-            calls, waits = calls + 1, also[waits]
-        head[q] = following[i]
-        if head[q] >= 0:
-            scanned[q], latest[q] = deps_ptr[head[q]], 0
-            look[calls] = q
-            calls += 1
+        calls = _started(i, start + duration[i], calls, look, instructions, lines, needs)

@@ -92,8 +92,8 @@ class Answers:
             what, share = kept.progress(f"rank {rank}")
             return WAIT, f"Preparing rank {rank}: {what}, {100 * share:.0f} %".encode()
         if question == "rank":
-            packer = Packer(quick=True)
-            return OK, packer.pack(scene.shared(detail, kept.trace.metadata, packer)).tobytes()
+            packer = Packer()
+            return OK, packer.pack(scene.shared(detail, kept.trace.metadata, packer))
         if question == "code":
             named = query["source"] in detail.header["words"]["source"]
             return OK, _json(sourcecode.excerpt(kept.trace, query["source"] if named else ""))
@@ -121,7 +121,7 @@ class Answers:
 
 def _window(detail: Detail, query: Mapping[str, str]) -> bytes:
     level = min(max(int(query["level"]), 0), int(detail.header["top"]))
-    return scene.part(detail, level, int(query["from"]), int(query["to"])).tobytes()
+    return scene.part(detail, level, int(query["from"]), int(query["to"]))
 
 
 def _event(detail: Detail, query: Mapping[str, str]) -> bytes:

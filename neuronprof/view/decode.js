@@ -1,8 +1,11 @@
-// Undoes neuronprof/view/lod.py: gzipped columns of integers back to typed arrays.
+// Undoes neuronprof/view/lod.py: columns of integers back to typed arrays.
 
-async function unpack(bytes) {
+async function decompress(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))
-  const raw = new Uint8Array(await new Response(stream).arrayBuffer())
+  return new Uint8Array(await new Response(stream).arrayBuffer())
+}
+
+function unpack(raw) {
   const length = new DataView(raw.buffer).getUint32(0, true)
   const header = JSON.parse(new TextDecoder().decode(raw.subarray(4, 4 + length)))
   for (const [name, layout] of Object.entries(header.columns))

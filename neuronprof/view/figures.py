@@ -1,6 +1,5 @@
 """The Bokeh figures that the timeline is made of; each comes with the source that the page fills."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -76,16 +75,9 @@ def lanes(x_range: "Range1d") -> tuple["Figure", dict[str, "ColumnDataSource"]]:
     words = ColumnDataSource({name: [] for name in ("x", "y", "text", "colour")})
     _quads(plot, events, name="events")
     plot.add_tools(BoxSelectTool(dimensions="width", renderers=[], description="Choose a range"))
-    plot.text(
-        x="x",
-        y="y",
-        text="text",
-        source=words,
-        text_color={"field": "colour", "transform": _colours(tracks.TEXT_PALETTE, "words")},
-        text_font_size="11px",
-        text_font=value(look.FONT),
-        text_baseline="middle",
-    )
+    colour = {"field": "colour", "transform": _colours(tracks.TEXT_PALETTE, "words")}
+    font = {"text_font_size": "11px", "text_font": value(look.FONT), "text_baseline": "middle"}
+    plot.text("x", "y", "text", source=words, text_color=colour, **font)
     return plot, {"events": events, "labels": words, **_overlays(plot)}
 
 
@@ -184,16 +176,13 @@ def memory(x_range: "Range1d") -> dict[str, Any]:
     plot = _figure(x_range, 100, y_range=Range1d(0, 1), name="held")
     layers = [f"y{slot}" for slot in range(SLOTS + 1)]
     source = ColumnDataSource({"x": [], **{name: [] for name in layers}})
-    areas = [
-        plot.varea(x="x", y1=below, y2=above, source=source, fill_color=tracks.GREY, fill_alpha=0.75)
-        for below, above in itertools.pairwise(layers)
-    ]
-    line = plot.line(x="x", y=layers[-1], source=source, line_color=look.INK, line_width=1, line_alpha=0.6)
+    areas = ColumnDataSource({"xs": [], "ys": [], "colour": []})
+    plot.patches("xs", "ys", source=areas, fill_color="colour", fill_alpha=0.75, line_color=None)
+    line = plot.line("x", layers[-1], source=source, line_color=look.INK, line_width=1, line_alpha=0.6)
     look.quantity_axis(plot, "HBM in use", "return size(tick)")
-    items = look.keys(plot, areas)
     _read_layers(plot, line, x_range)
-    parts = [{"area": area, "item": item} for area, item in zip(areas, items, strict=True)]
-    return {"figure": plot, "source": source, "slots": SLOTS, "items": parts, **look.limit(plot)}
+    words = look.keys(plot)
+    return {"figure": plot, "source": source, "areas": areas, "slots": SLOTS, "words": words, **look.limit(plot)}
 
 
 def _read_off(plot: "Figure", line: Any, about: dict[str, Any], code: str, label: str) -> None:

@@ -1,13 +1,14 @@
-"""Packs a rank's events and levels of detail into bytes that a page decodes: columns of small integers, split by byte, gzipped.
+"""Packs a rank's events and levels of detail into bytes that a page decodes: columns of small integers, split by byte.
 
-Layout before gzip: uint32 length of a JSON header, the header, then the columns one after another. The header's `columns` say
+Layout: uint32 length of a JSON header, the header, then the columns one after another. The header's `columns` say
 of each one [offset, values, bytes a value, zigzag, delta]; a column's bytes are grouped by significance (all lowest bytes first),
-which makes the mostly empty high bytes vanish in the compression.
+which makes the mostly empty high bytes vanish where a page keeps them compressed.
 """
 
 import gzip
 import json
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,9 @@ GZIP_LEVEL = 6
 
 
 class Packer:
-    """Collects named integer columns and one JSON header. quick: compress little, for a page on the same machine."""
+    """Collects named integer columns and one JSON header."""
 
-    def __init__(self, quick: bool = False) -> None:
-        self._level = 1 if quick else GZIP_LEVEL
+    def __init__(self) -> None:
         self._columns: dict[str, list[int]] = {}
         self._payload: list[bytes] = []
         self._size = 0
@@ -45,8 +45,12 @@ class Packer:
         self._payload.append(np.ascontiguousarray(planes).tobytes())
         self._size += width * len(whole)
 
-    def pack(self, header: dict[str, Any]) -> NDArray[np.uint8]:
-        """Everything as one array of bytes; the header gets the key `columns`."""
+    def pack(self, header: Mapping[str, Any]) -> bytes:
+        """Everything; the header gets the key `columns`."""
         text = json.dumps({**header, "columns": self._columns}).encode()
-        whole = b"".join((struct.pack("<I", len(text)), text, *self._payload))
-        return np.frombuffer(gzip.compress(whole, self._level, mtime=0), np.uint8)
+        return b"".join((struct.pack("<I", len(text)), text, *self._payload))
+
+
+def compressed(packed: bytes) -> NDArray[np.uint8]:
+    """What is packed as a page keeps it: gzipped, an array of bytes."""
+    return np.frombuffer(gzip.compress(packed, GZIP_LEVEL, mtime=0), np.uint8)

@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bokeh.models import ColumnDataSource
     from bokeh.plotting import figure as Figure
 
 FONT = "Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -150,19 +151,21 @@ def limit(plot: "Figure") -> dict[str, Any]:
     return {"limit": span, "note": note}
 
 
-def keys(plot: "Figure", areas: Sequence[Any]) -> list[Any]:
-    """What the layers of a stack are, in a line at its top; the page names them. Returns the legend's items."""
-    from bokeh.models import Legend, LegendItem
+def keys(plot: "Figure") -> "ColumnDataSource":
+    """What the layers of a stack are, in a line at its top right; the page puts names and colours in, x in pixels.
 
-    items = [LegendItem(label={"value": ""}, renderers=[area]) for area in areas]
-    legend = Legend(items=items)
-    legend.orientation, legend.location = "horizontal", "top_right"
-    legend.label_text_font, legend.label_text_font_size, legend.label_text_color = FONT, "11px", INK
-    legend.glyph_width = legend.glyph_height = 12
-    legend.label_standoff, legend.spacing, legend.padding, legend.margin = 4, 10, 2, 3
-    legend.border_line_color, legend.background_fill_color, legend.background_fill_alpha = None, PAPER, 0.7
-    plot.add_layout(legend)
-    return items
+    Bokeh's own legend is made of elements that it builds anew at every change of the data.
+    """
+    from bokeh.core.properties import value
+    from bokeh.models import ColumnDataSource, Range1d
+
+    source = ColumnDataSource({name: [] for name in ("x", "text_x", "text", "colour")})
+    plot.extra_x_ranges, plot.extra_y_ranges = {"pixels": Range1d(0, 1)}, {"whole": Range1d(0, 1)}
+    place = {"source": source, "x_range_name": "pixels", "y_range_name": "whole", "level": "annotation"}
+    font = {"text_font": value(FONT), "text_font_size": "11px", "text_baseline": "middle", "text_color": INK}
+    plot.scatter("x", 0.9, size=10, marker="square", fill_color="colour", line_color=None, **place)
+    plot.text("text_x", 0.9, "text", name="layer names", **font, **place)
+    return source
 
 
 def value_tooltip(label: str) -> str:

@@ -61,8 +61,8 @@ function paint() {
   for (const name of ["lanes", "overview"])
     model(name)?.left[0].setv({major_label_text_color: ink})
   model("legend")?.setv({outline_line_color: null})
-  for (const renderer of [...model("legend")?.renderers ?? [], ...model("lanes")?.renderers ?? []])
-    if (["legend names", "notes"].includes(renderer.name))
+  for (const renderer of ["legend", "lanes", "held"].flatMap((name) => model(name)?.renderers ?? []))
+    if (["legend names", "notes", "layer names"].includes(renderer.name))
       renderer.glyph.setv({text_color: {value: ink}, ...(renderer.name == "notes" ? {background_fill_color: {value: paper}} : {})})
     else if (renderer.name == "chosen")
       renderer.glyph.line_color = {value: ink}
@@ -111,8 +111,11 @@ function tell(text, final = false) {
   if (last)
     return
   last = final
-  element("notice").textContent = text
-  element("notice").hidden = !text
+  const notice = element("notice")
+  if (notice.textContent == text)
+    return
+  notice.textContent = text
+  notice.hidden = !text
 }
 
 let quiet = 0

@@ -12,7 +12,7 @@ from neuronprof.analyze.pyramid.build import alike_of
 from neuronprof.analyze.pyramid.store import Detail
 from neuronprof.terms import Engine
 from neuronprof.view import tracks
-from neuronprof.view.lod import Packer
+from neuronprof.view.lod import Packer, compressed
 
 _TENSE = 2**16 - 1  # steps between nothing and the largest rate
 _MOST_BINS = 2**18  # bins of a rate's finest level in a page; below it the page holds every change
@@ -85,12 +85,12 @@ def whole(detail: Detail, metadata: Mapping[str, Any]) -> NDArray[np.uint8]:
         _add_held(detail, slice(None), packer)
         for level in range(1, detail.header["top"] + 1):
             packer.add(f"held_{level}", window.held(detail, level, 0, header["span"] + 1), delta=True)
-    return packer.pack(header)
+    return compressed(packer.pack(header))
 
 
-def part(detail: Detail, level: int, start: int, end: int) -> NDArray[np.uint8]:
+def part(detail: Detail, level: int, start: int, end: int) -> bytes:
     """What a picture shows between two times, nanoseconds, at a level: lone events, bars with their longest event, quantities."""
-    origin, packer = detail.header["origin"], Packer(quick=True)
+    origin, packer = detail.header["origin"], Packer()
     low, high = start - origin, end - origin
     header: dict[str, Any] = {"level": level, "from": start, "to": end}
     header["lanes"] = _part_lanes(detail, level, (low, high), packer)

@@ -13,13 +13,13 @@ class Served {
 
   async shared(key) {
     if (!this.scenes.has(key))
-      this.scenes.set(key, await unpack(await this.ask("rank", {key})))
+      this.scenes.set(key, unpack(await this.ask("rank", {key})))
     return this.scenes.get(key)
   }
 
   async window(key, from, to, level) {
     const scene = this.scenes.get(key)
-    const found = await unpack(await this.ask("window", {key, from: Math.floor(from), to: Math.ceil(to), level}))
+    const found = unpack(await this.ask("window", {key, from: Math.floor(from), to: Math.ceil(to), level}))
     for (const [name, about] of Object.entries(found.rates))
       Object.assign(about, {...scene.rates[name], ...about})
     return place({...scene, ...found, columns: {...scene.columns, ...found.columns}})

@@ -8,7 +8,7 @@ class Embedded {
 
   async shared(key) {
     if (!this.scenes.has(key))
-      this.scenes.set(key, place(await unpack(this.packed[key].data.packed)))
+      this.scenes.set(key, place(unpack(await decompress(this.packed[key].data.packed))))
     return this.scenes.get(key)
   }
 

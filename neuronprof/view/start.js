@@ -2,25 +2,13 @@
 
 function start(models) {
   if (!models.x_range.neuronprof) {
-    calm(models.main)
     const timeline = models.x_range.neuronprof = new Timeline(models)
-    timeline.listeners.push({drawn: () => explain(timeline)})
+    timeline.listeners.push({drawn: () => {
+      [models.strip, models.legend.figure, ...timeline.figures()].forEach(calm)
+      explain(timeline)
+    }})
   }
   models.x_range.neuronprof.schedule()
-}
-
-// BokehJS writes the style sheets of all renderers anew whenever it paints, changed or not, and the browser works out every style again.
-function calm(figure) {
-  const sheet = Bokeh.index.find_one(figure)?.renderer_views?.values().next().value?.position
-  const proto = sheet && Object.getPrototypeOf(sheet)
-  if (proto?._update && !proto.calm) {
-    const {_update} = proto
-    proto.calm = true
-    proto._update = function (css) {
-      if (this.el.textContent != css)
-        _update.call(this, css)
-    }
-  }
 }
 
 // Lays out the legend of the chosen colouring: one line, or two where it does not fit.

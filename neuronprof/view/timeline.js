@@ -4,10 +4,11 @@
 const PAD = 0.12 // free part of a row above and below its events
 const LEAST = 0.14 // height of a bar whose busy share is nearly nothing
 const BIN_PIXELS = 1.5 // narrowest bin that events are merged into
-const OVERSCAN = 0.5 // drawn beyond each edge, as a share of the window, so that panning is free
+const OVERSCAN = 0.25 // drawn beyond each edge, as a share of the window, so that panning is free
 const THINNEST = 1.5 // pixels; a rectangle of one pixel that lies across two would be pale
 const SEAM = 5 // events wider than this many pixels get a seam
 const NARROWEST = 16 // pixels that a word inside an event needs at least
+const PATIENCE = 60 // milliseconds that a picture waits for what belongs to it, instead of showing the one before once more
 const SCENE = 2 ** 40 // rows of one scene, as they are numbered in what is drawn
 
 class Timeline {
@@ -99,9 +100,9 @@ class Timeline {
     if (!same || now.start < was.from || now.end > was.to) {
       const reach = OVERSCAN * (now.end - now.start)
       const drawn = {...now, from: now.start - reach, to: now.end + reach}
-      await Promise.all(this.scenes.map(async (scene) => {
+      await this.painted(Promise.all(this.scenes.map(async (scene) => {
         scene.seen = await this.source.window(scene.key, drawn.from, drawn.to, level(scene.shared, now.pixel))
-      }))
+      })))
       this.drawn = drawn
       this.events = this.fill(drawn, this.scenes, (scene, lane) => scene.places.get(lane.row.join()))
       this.models.events.data = this.events
@@ -109,6 +110,24 @@ class Timeline {
       await this.overview(now)
     }
     this.models.labels.data = this.labels(this.view())
+  }
+
+  // Holds the paint of a window back until what is in it is known: one paint then shows both.
+  async painted(known) {
+    const hold = (held) => this.figures().forEach((figure) => { figure.hold_render = held })
+    hold(true)
+    const late = setTimeout(hold, PATIENCE, false)
+    try {
+      await known
+    } finally {
+      clearTimeout(late)
+      hold(false)
+    }
+  }
+
+  // The figures over time.
+  figures() {
+    return this.models.grid.children.map(([figure]) => figure)
   }
 
   // Rectangles of everything between `from` and `to`: bars first, so that events stand before them.
@@ -180,8 +199,14 @@ class Timeline {
   quantities() {
     const {seen} = this.scenes[0], {drawn} = this
     const at = level(seen, drawn.pixel)
-    for (const [name, {source, slots}] of Object.entries(this.models.quantities))
-      source.data = slots ? heldBytes(seen, slots, at, drawn) : rate(seen, name, at, drawn.from, drawn.to)
+    for (const [name, {source, areas, words, figure, slots}] of Object.entries(this.models.quantities))
+      if (!slots && seen.rates[name])
+        source.data = rate(seen, name, at, drawn.from, drawn.to)
+      else if (slots && seen.held) {
+        source.data = heldBytes(seen, slots, at, drawn)
+        areas.data = stacked(source.data, slots, seen.held)
+        nameLayers(figure, this.models.main.inner_width, words, slotNames(seen, slots), seen.held)
+      }
   }
 
   // The whole trace in one strip: the lane of the tensor engine, or else the first of any other.
@@ -228,7 +253,7 @@ class Rectangles {
 }
 
 // Brings a quantity's plot to the scale of its limit and its largest value.
-function adapt(name, {figure, limit, note, items, slots}, shared) {
+function adapt(name, {figure, limit, note, slots}, shared) {
   const about = slots ? shared.held : shared.rates[name]
   const capacity = slots ? about.capacity : about.limit
   const most = slots ? about.most : about.largest
@@ -241,20 +266,38 @@ function adapt(name, {figure, limit, note, items, slots}, shared) {
   limit.setv({location: capacity ?? 0, visible: Boolean(near)})
   note.setv({y: near ? capacity : top, visible: Boolean(capacity),
              text: near ? `${word} ${print(capacity)}` : `peak ${print(most)}, ${percent(most / (capacity || 1))} of ${print(capacity || 0)}`})
-  if (slots)
-    named(items, about, slots, shared)
 }
 
 const NEAR = 0.25 // memory that peaks below this share of the capacity is drawn to its own scale
 
-function named(items, about, slots, shared) {
-  const names = slotNames(shared, slots)
-  items.forEach(({area, item}, slot) => {
-    area.visible = slot < names.length
-    item.visible = slot < names.length
-    if (slot < names.length) {
-      item.label = {value: plain(names[slot])}
-      area.glyph.fill_color = about.colours[Math.min(slot, about.colours.length - 1)]
-    }
+// The layers of a stack as areas, each from the one below it to its own top.
+function stacked(layers, slots, about) {
+  const {x} = layers, back = x.toReversed()
+  const shown = [...Array(Math.min(slots, about.names.length)).keys()]
+  return {
+    xs: shown.map(() => x.concat(back)),
+    ys: shown.map((slot) => layers[`y${slot + 1}`].concat(layers[`y${slot}`].toReversed())),
+    colour: shown.map((slot) => colourOf(slot, about)),
+  }
+}
+
+const colourOf = (slot, {colours}) => colours[Math.min(slot, colours.length - 1)]
+
+// What the layers are, from the right edge on.
+function nameLayers(figure, width, words, names, about) {
+  const key = `${width} ${names}`
+  if (!width || words.tags[0] == key)
+    return
+  words.tags = [key]
+  const out = {x: [], text_x: [], text: [], colour: []}
+  let x = width - names.reduce((sum, name) => sum + 28 + textWidth(name, 11), 0)
+  names.forEach((name, slot) => {
+    out.x.push(x + 6)
+    out.text_x.push(x + 15)
+    out.text.push(name)
+    out.colour.push(colourOf(slot, about))
+    x += 28 + textWidth(name, 11)
   })
+  figure.extra_x_ranges.pixels.setv({start: 0, end: width})
+  words.data = out
 }

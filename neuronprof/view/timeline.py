@@ -173,7 +173,7 @@ def layout(shown: Shown, source: Mapping[str, Any], colour: str) -> "UIElement":
         **drawn,
         **choices,
     }
-    update = CustomJS(args={"models": models}, code=look.script(*_SCRIPTS, "start.js", then="start(models)"))
+    update = CustomJS(args={"models": models}, code=look.script(*_SCRIPTS, "calm.js", "start.js", then="start(models)"))
     plots = [main, *(quantity["figure"] for quantity in quantities.values())]
     models["grid"] = grid = _grid(plots)
     _connect(update, x_range, [main, strip, legend["figure"]], list(choices.values()))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronprof.analyze import series, spans
-from neuronprof.view.lod import Packer
+from neuronprof.view.lod import Packer, compressed
 
 
 def ints(*values):
@@ -119,7 +119,7 @@ def test_nothing_held_and_nothing_moved():
 
 def unpack(packed):
     """What decode.js does, in Python."""
-    raw = gzip.decompress(packed.tobytes())
+    raw = gzip.decompress(compressed(packed).tobytes())
     (length,) = struct.unpack("<I", raw[:4])
     header = json.loads(raw[4 : 4 + length])
     out = {}

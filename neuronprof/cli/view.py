@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from neuronprof import units
+from neuronprof.errors import NeuronprofError
+
 if TYPE_CHECKING:
     from neuronprof.trace.reader import TraceFile
 
@@ -11,10 +14,17 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("trace", nargs="+", help="the trace.parquet that neuronprof record wrote; two are compared")
-    parser.add_argument("-o", "--output", help="write one page that needs no server, *.html, and open it")
     parser.add_argument(
-        "--rank", type=int, metavar="N", help="with -o: hold only this rank (default: as many as a page holds)"
+        "-o", "--output", help="write one page that needs no server, *.html, and open it; or a picture, *.svg or *.png"
     )
+    parser.add_argument(
+        "--rank",
+        type=int,
+        metavar="N",
+        help="with -o: only this rank (default: as many as a page holds; in a picture, the first one)",
+    )
+    for name, dest, what in (("--from", "start", "first"), ("--to", "end", "last")):
+        parser.add_argument(name, dest=dest, metavar="TIME", help=f"the {what} time of a picture, as 1.5ms")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page")
     parser.add_argument(
         "--port", type=int, default=0, metavar="N", help="where the server listens (default: a free port)"
@@ -29,14 +39,21 @@ def run(args: argparse.Namespace) -> int:
     """Serves the page until Ctrl-C, or writes it."""
     from neuronprof.trace.reader import open_trace
 
+    if (args.start or args.end) and not str(args.output or "").lower().endswith((".svg", ".png")):
+        raise NeuronprofError("--from and --to choose what a picture shows; write one with -o picture.svg or *.png.")
     traces = [open_trace(path) for path in args.trace]
     return _write(traces, args) if args.output else _serve(traces, args)
 
 
 def _write(traces: Sequence["TraceFile"], args: argparse.Namespace) -> int:
-    from neuronprof.view import page
+    from neuronprof.view import page, picture
 
-    output = page.check_output(args.output)
+    output = page.check_output(args.output, (*page.ENDINGS, *picture.ENDINGS))
+    if output.suffix.lower() in picture.ENDINGS:
+        start, end = (units.parse_time(at) if at else None for at in (args.start, args.end))
+        picture.write(traces, output, args.rank, (start, end))
+        print(f"wrote {output}")
+        return 0
     page.write(traces, output, args.rank)
     print(f"wrote {output}")
     if not args.no_browser:

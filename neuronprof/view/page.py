@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from neuronprof.analyze.kept import Kept
     from neuronprof.trace.reader import TraceFile
 
+ENDINGS = (".html", ".htm")
 SERVER = "ask/"  # where the served page asks
 _SCRIPTS = (
     "format.js",
@@ -47,15 +48,15 @@ def write(traces: "TraceFile | Sequence[TraceFile]", output: str | Path, rank: i
     return save(render(traces, rank), output)
 
 
-def save(text: str, output: Path) -> Path:
-    """Writes a page under a name of its own and then gives it its name.
+def save(content: str | bytes, output: Path) -> Path:
+    """Writes a page or picture under a name of its own and then gives it its name.
 
     Raises:
         NeuronprofError: it cannot be written.
     """
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         partial.replace(output)
     except OSError as error:
         raise NeuronprofError(f"Cannot write {output}: {error.strerror or error}.") from error
@@ -64,7 +65,7 @@ def save(text: str, output: Path) -> Path:
     return output
 
 
-def check_output(output: str | Path, endings: Sequence[str] = (".html", ".htm")) -> Path:
+def check_output(output: str | Path, endings: Sequence[str] = ENDINGS) -> Path:
     """The output as a path, before any work is done for it.
 
     Raises:

@@ -17,7 +17,7 @@ MOST_EVENTS = 4_000_000  # in one page, all its ranks together
 MOST_TOGETHER = 16  # ranks one below the other
 
 _SCRIPTS = ("format.js", "decode.js", "scene.js", "about.js", "source.js", "served.js", "rows.js", "timeline.js")
-_QUANTITIES = {"hbm": "HBM bandwidth", "neuronlink": "NeuronLink", "efa": "EFA", "flops": "Tensor FLOP/s"}
+QUANTITIES = {"hbm": "HBM bandwidth", "neuronlink": "NeuronLink", "efa": "EFA", "flops": "Tensor FLOP/s"}
 COLOURINGS = ("phase", "opcode", "engine")
 
 
@@ -155,7 +155,7 @@ def layout(shown: Shown, source: Mapping[str, Any], colour: str) -> "UIElement":
     x_range = figures.time_range(shown.start, shown.end)
     main, drawn = figures.lanes(x_range)
     strip, strip_source = figures.overview(x_range)
-    quantities = {name: figures.quantity(x_range, name, label) for name, label in _QUANTITIES.items()}
+    quantities = {name: figures.quantity(x_range, name, label) for name, label in QUANTITIES.items()}
     quantities["memory"] = figures.memory(x_range)
     choices = figures.choices(shown.choices, colour)
     legend = figures.legend()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SLOWER = 1.05  # times the median of like ranks; less is within the jitter of healthy ones
-_OF_CHIPS = ("slow chip", "slow HBM", "slow link", "late host")  # what all ranks of a chip share
+_OF_CHIPS = ("slow chip", "slow HBM", "slow link")  # what all ranks of a chip share
+_LATE_HOST = "late host"
 _PRICED = 4  # ranks whose price is computed
 _CAUSES = {
     **dict.fromkeys(COMPUTE_ENGINES, "compute"),
@@ -33,8 +34,9 @@ class Stragglers(Walk):
 
     blamed_ns: time that others wait, over all ranks; last: collectives to which the rank comes last, of those at which somebody waits.
     cause: slow chip (all its engines take longer than on the median of the ranks with the same program), slow tensor engine (as throttling
-    makes it), slow HBM, slow link, late host; else uneven work. gain_ns: of the step, by what-if, if the rank (of what a chip shares: its
-    chip) were as the others; of the worst four. arrivals: who came last to each collective, how long after the first, and from what.
+    makes it), slow HBM, slow link, late host; else uneven work. gain_ns: of the step, by what-if, if the rank (of what a chip
+    shares: its chip; of a late host: all ranks that begin as late) were as the others; of the worst four. arrivals: who came last to
+    each collective, how long after the first, and from what.
     """
 
     name: ClassVar[str] = "stragglers"
@@ -145,21 +147,33 @@ def _compared(step: Step, rows: NDArray[np.intp], mine: NDArray[np.bool_]) -> tu
     for cause, times in found.items():
         if times > _SLOWER:
             return cause, times
-    return ("late host", 1.0) if late else ("uneven work", max(tensor, lanes, memory))
+    return (_LATE_HOST, 1.0) if late else ("uneven work", max(tensor, lanes, memory))
 
 
-def suffering(step: Step, rank: int, cause: str) -> NDArray[np.bool_]:
-    """Rows of the rank, or of its chip where that is what is slow."""
+def suffering(step: Step, context: Context, rank: int, cause: str) -> NDArray[np.bool_]:
+    """Rows of the rank, of its chip where that is what is slow, or of all ranks that begin as late, as those of one host do."""
     events = step.events
+    if cause == _LATE_HOST:
+        return _as_late(step, context, rank)
     found: NDArray[np.bool_] = (
         events["chip"] == events["chip"][events["rank"] == rank][0] if cause in _OF_CHIPS else events["rank"] == rank
     )
     return found
 
 
+def _as_late(step: Step, context: Context, rank: int) -> NDArray[np.bool_]:
+    """Rows of ranks that begin, after the first with their program, at least half as late as this one."""
+    late = np.zeros(len(step), np.int64)
+    for rows in programs(step, context):
+        first = step.start[rows].min(axis=1)
+        late[rows] = (first - first.min())[:, None]
+    found: NDArray[np.bool_] = 2 * late >= max(int(late[step.events["rank"] == rank][0]), 1)
+    return found
+
+
 def healed(step: Step, context: Context, rank: int, cause: str) -> Change | None:
-    """The rank, or its chip, as the others with its program; None where there are none."""
-    same = suffering(step, rank, cause)
+    """The rank, its chip or its host, as the others with its program; None where there are none."""
+    same = suffering(step, context, rank, cause)
     if any(same[rows[:, 0]].all() for rows in programs(step, context)):
         return None
     return changes.fixed(lambda _: same, f"Rank {rank}")

@@ -10,9 +10,10 @@ from neuronprof.analyze import changes
 from neuronprof.analyze.advice.case import Case
 from neuronprof.analyze.advice.rule import Confidence, Finding, Rule, scaled
 from neuronprof.analyze.changes import Draft
-from neuronprof.terms import Collective, Engine, Phase
+from neuronprof.terms import COMPUTE_ENGINES, Collective, Engine, Phase
 
 _LATENCY_BOUND = 1_000_000  # bytes: below, the mesh algorithm is taken, whose time is latency (hardware.md section 5: mesh below 1 MB)
+_SEVERAL = 2  # buckets that one of them may be as large as, for tensors that are not cut
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,25 @@ class LateGradientSync(Rule):
     confidence: ClassVar[Confidence] = Confidence.MEDIUM
 
     def look(self, case: Case) -> Finding | None:
-        """Reductions over replicas that no compute hides."""
+        """Reductions over replicas that no compute hides, unless they go in buckets of which only the last ones wait for backward's end."""
         rows = changes.gradient_syncs(case.step)
         exposed = case.by_rank(rows, case.exposed).mean()
-        if not exposed:
+        if not exposed or _in_buckets(case, rows):
             return None
         count = round(rows.sum() / len(case.ranks))
         size = units.size(case.by_rank(rows, case.events["bytes"]).mean())
         what = f"Reducing {size} of gradients in {count:,} collectives a step"
         wrong = f"{what} stands exposed for {units.time(exposed)}: {case.where(rows)}."
         return Finding(wrong, case.say("gradient sync"), rows, (changes.overlapped("grad_sync"),))
+
+
+def _in_buckets(case: Case, rows: changes.Mask) -> bool:
+    """Whether some of the reductions start while backward runs, and none is of several buckets' size."""
+    backward = case.on(*COMPUTE_ENGINES) & case.among("phase", [Phase.BACKWARD])
+    last = np.zeros(len(case.ranks), np.int64)
+    np.maximum.at(last, case.place[backward], case.step.end[backward])
+    early = rows & (case.step.start < last[case.place])
+    return bool(early.any()) and int(case.events["bytes"][rows].max()) < _SEVERAL * changes.BUCKET
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Straggler(Rule):
             mend = stragglers.healed(case.step, case.context, rank, cause) if cause == self.cause else None
             if mend is None:
                 continue
-            rows = stragglers.suffering(case.step, rank, cause)
+            rows = stragglers.suffering(case.step, case.context, rank, cause)
             chip = int(case.events["chip"][rows][0])
             what = self.what.format(rank=rank, chip=chip, times=f"{slower:.2f}")
             wrong = f"{what}; others wait {units.time(waited)} for rank {rank}."

@@ -106,6 +106,10 @@ class ProgramBuilder:
         for needed in space:
             self._single.extend((index, needed, 1))
 
+    def make_wait(self, rows: list[int], space: list[int]) -> None:
+        """Lets each of several instructions wait for the same room."""
+        self._single.extend([number for row in rows for needed in space for number in (row, needed, 1)])
+
     def _after_launch(self, queue: int, index: int) -> None:
         """Queues run in order: the first instruction after a launch holds back all that follow it."""
         if queue not in self._launched and queue != Queue.HOST:

@@ -1,6 +1,7 @@
 """Lowering to tiles: each group becomes loads, instructions on the engines and stores, tile by tile, on the queues of a NeuronCore."""
 
 from collections import defaultdict, deque
+from functools import lru_cache
 
 from neuronprof.compile import tile
 from neuronprof.compile.fuse import Group
@@ -20,6 +21,12 @@ def _ring(group: Group, opcode: Opcode, queue: Queue, moves: list[Move]) -> Ring
     runs = [(m.nbytes, max(1, min(m.nbytes, group.pieces.get(m.buffer, m.nbytes)))) for m in moves]
     nbytes = sum(size for size, _ in runs)
     return Ring(opcode, queue, [m.buffer for m in moves], nbytes, nbytes // sum(-(-size // run) for size, run in runs))
+
+
+@lru_cache(maxsize=4096)
+def _held(total: int, count: int, most: int) -> list[int]:
+    """The bytes of so many tiles of a whole, none of them more than `most`."""
+    return [min(nbytes, most) for nbytes in tile.shares(total, count).tolist()]
 
 
 class Tiled(Lowering):
@@ -87,8 +94,8 @@ class Tiled(Lowering):
         held = self._held(tiling)
         for i, nbytes in enumerate(held):
             space = self._make_room(nbytes)
-            for load in rows.loads if space else ():
-                self.builder.need(first + load[i], (), space)
+            if space:
+                self.builder.make_wait([first + load[i] for load in rows.loads], space)
             # A result holds its room until it has been stored.
             self._tiles.append((nbytes, [first + store[i] for store in rows.stores] or [last[i]]))
         # Queues run in order: what the first tile waits for, the others have behind them.
@@ -101,8 +108,7 @@ class Tiled(Lowering):
 
     def _held(self, tiling: Tiling) -> list[int]:
         """Bytes of SBUF that each tile takes."""
-        most = int(self.working / tile.IN_FLIGHT)
-        return [min(nbytes, most) for nbytes in tile.shares(tiling.total, tiling.shape.count).tolist()]
+        return _held(tiling.total, tiling.shape.count, int(self.working / tile.IN_FLIGHT))
 
     def _oriented(self, op: int) -> list[Gemm]:
         t = self.tensor

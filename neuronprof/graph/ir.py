@@ -57,6 +57,18 @@ class Signature:
     mutates: tuple[int, ...] = ()
     view: bool = False
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.inputs, self.outputs, self.attributes, self.mutates, self.view))
+
+    def __hash__(self) -> int:
+        """Counted once: an optimizer's signature lists every weight of the model, and every rewrite of a graph looks it up."""
+        return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hash, which is another one in another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
@@ -143,17 +155,25 @@ class Graph:
 
     def inputs(self, op: int) -> list[int]:
         """Buffers that operator op reads or mutates, in signature order."""
-        start = int(self.operand_ptr[op])
-        return self._operands[start : start + len(self.signatures[self.signature[op]].inputs)]
+        return self._operands[self._starts[op] : self._splits[op]]
 
     def outputs(self, op: int) -> list[int]:
         """Buffers of operator op's results (a view's or an in-place operator's result is its input's buffer)."""
-        start = int(self.operand_ptr[op]) + len(self.signatures[self.signature[op]].inputs)
-        return self._operands[start : int(self.operand_ptr[op + 1])]
+        return self._operands[self._splits[op] : self._starts[op + 1]]
 
+    # Lists, because operators are asked for one by one, and numbers come out of an array slowly.
     @cached_property
     def _operands(self) -> list[int]:
         return self.operands.tolist()
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return self.operand_ptr.tolist()
+
+    @cached_property
+    def _splits(self) -> list[int]:
+        inputs = np.array([len(s.inputs) for s in self.signatures] or [0], np.int64)
+        return (self.operand_ptr[:-1] + inputs[self.signature]).tolist()
 
     def content(self) -> bytes:
         """A digest of what the operators do and on which buffers, with buffers numbered by first use: equal for equal steps."""

@@ -1,5 +1,6 @@
 """What each operator costs: `work` looks its rule up and counts products, element passes and bytes."""
 
+from functools import lru_cache
 from math import prod
 
 from neuronprof.graph.cost import Gemm, OpKind, Passes, Rule, Work
@@ -22,6 +23,7 @@ _MAY_ADD = ("index_put", "_index_put_impl", "_unsafe_index_put", "put")
 _FUSED = {"_fused_adam": 4, "_fused_adamw": 4, "_fused_sgd": 2, "_fused_adagrad": 4}
 
 
+@lru_cache(maxsize=1 << 16)
 def work(signature: Signature) -> Work:
     """The cost of an operator.
 

@@ -104,17 +104,16 @@ class Compiler:
         digest = hashlib.sha256(codes[graph.signature].tobytes())
         digest.update(graph.phase.tobytes() + rank[inverse].tobytes())
         touched = graph.operands[np.sort(first)].tolist()
-        for index in touched:
-            digest.update(_kept(graph.buffers[index]) if index >= 0 else b"-")
+        digest.update(";".join(_kept(graph.buffers[i]) if i >= 0 else "-" for i in touched).encode())
         for op, call in sorted(graph.collectives.items()):
             digest.update(repr((op, replace(call, peer=0))).encode())
         rest = set(range(len(graph.buffers))).difference(touched)
         room = sorted(_kept(graph.buffers[i]) for i in rest if graph.buffers[i].nbytes)
-        return digest.digest(), hashlib.sha256(b"".join(room)).digest()
+        return digest.digest(), hashlib.sha256(";".join(room).encode()).digest()
 
 
-def _kept(buffer: "Buffer") -> bytes:
-    return repr((buffer.nbytes, buffer.birth, buffer.death, buffer.role)).encode()
+def _kept(buffer: "Buffer") -> str:
+    return f"{buffer.nbytes} {buffer.birth} {buffer.death} {buffer.role}"
 
 
 def _rebound(program: "Program", chunks: "tuple[Graph, ...]") -> "Program":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from neuronprof.analyze import intervals
-from neuronprof.graph.flops import segment_work
+from neuronprof.graph.flops import model_flops
 from neuronprof.pipeline.compiled import Compiled
 from neuronprof.program import QUEUE_TRACKS, Opcode, Queue, among
 from neuronprof.simulate.undisturbed import Undisturbed
@@ -117,7 +117,7 @@ def _model_flops(compiled: Compiled, orders: Sequence[Sequence[tuple[int, int]]]
         runs = Counter(chunk for chunk, _ in order)
         for index, graph in enumerate(chunks):
             if runs[index] and id(graph) not in known:
-                known[id(graph)] = segment_work(graph)["model_flops"]
+                known[id(graph)] = model_flops(graph)
             total += known.get(id(graph), 0) * runs[index]
     return total / len(compiled.chunks)
 

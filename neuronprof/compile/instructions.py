@@ -106,7 +106,7 @@ class Instructions(Tiled):
         """In detail each operator has its own, in the order of the operators."""
         if not self._in_detail:
             return super()._passes(group)
-        return [one for op in group.ops for one in self._passes_of([op])]
+        return [one for op in self._working(group) for one in self._passes_of([op])]
 
     def _write(self, tiling: Tiling) -> tuple[list[int], int]:
         """In detail, tile by tile."""
@@ -114,7 +114,7 @@ class Instructions(Tiled):
             return super()._write(tiling)
         loaded: list[int] = []
         last, shape = -1, tiling.shape
-        passes = [(opcode, queue, tiling.ops[op], elements) for opcode, queue, op, elements in shape.passes]
+        passes = [(opcode, queue, tiling.ops[op], n, dtype) for opcode, queue, op, n, dtype in shape.passes]
         cut = [(tiling.ops[op], parts) for op, parts in shape.parts()]
         for i, held in enumerate(self._held(tiling)):
             share = _Share(i, shape.count)
@@ -141,7 +141,7 @@ class Instructions(Tiled):
         waves, after = (
             [w for op, gemm in part for w in self._waves(op, gemm)] for part in (gemms[:scores], gemms[scores:])
         )
-        count = len(waves) or max((self._tiles_of(op, queue, share) for _, queue, op, _ in passes), default=1)
+        count = len(waves) or max((self._tiles_of(op, queue, share) for _, queue, op, *_ in passes), default=1)
         stages: list[_Stage] = []
         if waves:
             stages.append(lambda at, data: self._products(waves[at].all_steps, data))
@@ -168,9 +168,11 @@ class Instructions(Tiled):
 
     def _pass(self, one: Pass, share: _Share, count: int, drains: bool, at: int, data: set[int]) -> int:
         """One operator's instruction on one of the `count` tiles of a piece. drains: it takes the tile's products out of PSUM."""
-        opcode, queue, op, elements = one
+        opcode, queue, op, elements, dtype = one
         part = _Share(at, count).of(share.of(elements))
-        index = self.builder.add(opcode, queue, op, (part, 1, int(at > 0), 0), dtype=self._dtype(op), data=data)
+        index = self.builder.add(
+            opcode, queue, op, (part, 1, int(at > 0), 0), dtype=dtype or self._dtype(op), data=data
+        )
         if drains:
             self._banks.append(index)
         return index

@@ -75,7 +75,7 @@ class Kernels(Lowering):
         if group.kind is not OpKind.ATTENTION:  # what fused attention does besides its products is in their efficiency
             kernel += [
                 self._add(opcode, queue, op, (elements, 1, 0, 0), awaited)
-                for opcode, queue, op, elements in self._passes(group)
+                for opcode, queue, op, elements, _ in self._passes(group)
             ]
         access = Access.ROWS if group.reduced else _ACCESS.get(group.kind, Access.STREAMING)
         for opcode, queue, nbytes in (

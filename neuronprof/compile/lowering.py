@@ -5,12 +5,14 @@ from abc import ABC, abstractmethod
 from neuronprof.compile.builder import ProgramBuilder
 from neuronprof.compile.fuse import Group
 from neuronprof.compile.plan import GroupPlan
-from neuronprof.graph.ir import DTYPE_BYTES, CollectiveCall, Graph
+from neuronprof.graph.ir import DTYPE_BYTES, CollectiveCall, Graph, Signature
 from neuronprof.graph.ops import OpKind, Work
 from neuronprof.program import Opcode, Queue
 from neuronprof.terms import Collective
 
-Pass = tuple[Opcode, Queue, int, int]  # opcode, queue, operator, elements
+Pass = tuple[
+    Opcode, Queue, int, int, str
+]  # opcode, queue, operator, elements, dtype of what is worked on ('': as the operator says)
 
 _STREAMS = (Queue.CC, Queue.CC_GATHER, Queue.CC_REDUCE)
 
@@ -21,6 +23,14 @@ def _issued(call: CollectiveCall) -> tuple[Opcode, Queue]:
     if call.kind == Collective.RECV:
         return Opcode.RECV, Queue.CC_RECV
     return Opcode.COLLECTIVE, _STREAMS[call.stream]
+
+
+def _is_cast(signature: Signature) -> bool:
+    """Whether an operator gives each element another type and leaves it where it is."""
+    if not signature.name.startswith("aten._to_copy"):
+        return False
+    before, after = signature.inputs[0], signature.outputs[0]
+    return (before.dtype, before.stride) != (after.dtype, after.stride) and before.stride == after.stride
 
 
 class Lowering(ABC):
@@ -88,15 +98,24 @@ class Lowering(ABC):
 
     def _passes(self, group: Group) -> list[Pass]:
         """Work of the vector, scalar and gpsimd engines, one entry an opcode."""
-        return self._passes_of(group.ops)
+        return self._passes_of(self._working(group))
+
+    def _working(self, group: Group) -> list[int]:
+        """The operators that take instructions of their own: not the casts beside others, as these read and write any element type."""
+        others = [op for op in group.ops if not _is_cast(self.graph.signatures[self.graph.signature[op]])]
+        return others or group.ops
+
+    def _worked_in(self, _op: int) -> str:
+        """The element type in which an operator's vector instructions work, where that is another than the operator's."""
+        return ""
 
     def _passes_of(self, ops: list[int]) -> list[Pass]:
-        merged: dict[tuple[Opcode, Queue], tuple[int, int]] = {}
+        merged: dict[tuple[Opcode, Queue, str], tuple[int, int]] = {}
 
-        def note(opcode: Opcode, queue: Queue, op: int, elements: int) -> None:
+        def note(opcode: Opcode, queue: Queue, op: int, elements: int, dtype: str = "") -> None:
             if elements:
-                lead, before = merged.get((opcode, queue), (op, 0))
-                merged[opcode, queue] = (lead, before + elements)
+                lead, before = merged.get((opcode, queue, dtype), (op, 0))
+                merged[opcode, queue, dtype] = (lead, before + elements)
 
         for op in ops:
             cost = self.works[self.graph.signature[op]]
@@ -109,8 +128,8 @@ class Lowering(ABC):
             )
             note(Opcode.CUSTOM_OP, Queue.GPSIMD, op, cost.gpsimd)
             note(Opcode.ACTIVATE, Queue.SCALAR, op, cost.scalar)
-            note(vector, Queue.VECTOR, op, cost.vector)
-        return [(opcode, queue, op, elements) for (opcode, queue), (op, elements) in merged.items()]
+            note(vector, Queue.VECTOR, op, cost.vector, self._worked_in(op))
+        return [(opcode, queue, op, elements, dtype) for (opcode, queue, dtype), (op, elements) in merged.items()]
 
     def _dtype(self, op: int) -> str:
         signature = self.graph.signatures[self.graph.signature[op]]

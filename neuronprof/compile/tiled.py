@@ -8,12 +8,14 @@ from neuronprof.compile.fuse import Group
 from neuronprof.compile.lowering import Lowering
 from neuronprof.compile.plan import RESIDENT_SHARE, GroupPlan, Move
 from neuronprof.compile.tilerows import Ring, Shape, Tiling, block
-from neuronprof.graph.ir import Graph
+from neuronprof.graph.ir import DTYPE_BYTES, Graph
 from neuronprof.graph.ops import Gemm, OpKind, Work
 from neuronprof.hardware.spec import Chip
 from neuronprof.program import Opcode, Queue
 from neuronprof.terms import Role
 
+_EXACT = "float32"  # what engines compute in, whatever they read and write
+_SINGLE = (OpKind.ELEMENTWISE, OpKind.COPY, OpKind.FILL)
 _FROM_WEIGHTS_RING = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 
 
@@ -44,6 +46,7 @@ class Tiled(Lowering):
             deque()
         )  # (bytes, last instructions) of the tiles in flight, oldest first
         self._in_flight = 0
+        self._in_psum: set[int] = set()  # buffers of the group at hand whose results no instruction has taken out yet
 
     def _compute(self, group: Group, entry: GroupPlan) -> None:
         tiling = self._tiling(group, entry)
@@ -63,17 +66,18 @@ class Tiled(Lowering):
         # A piece narrower than all PE arrays together would leave some of them idle.
         cut = (count, int(self.tensor.columns), int(self.tensor.moving_max * self.tensor.arrays) * self.lnc)
         count = max((len(tile.split_gemm(g, *cut)) for _, g in gemms), default=count)
+        self._in_psum = {b for op in group.ops if self._is_bare(op) for b in self.graph.outputs(op)}
         passes = self._passes(group)
         if group.kind is OpKind.GEMM and not passes:
             # Nobody reads the result out of PSUM on the way: a copy to SBUF has to.
-            passes = [(Opcode.TENSOR_SCALAR, Queue.VECTOR, group.ops[0], group.elements)]
+            passes = [(Opcode.TENSOR_SCALAR, Queue.VECTOR, group.ops[0], group.elements, _EXACT)]
         loads, stores = self._load_rings(group, entry, again), self._store_rings(group, entry)
         number = {op: i for i, op in enumerate(group.ops)}
         shape = Shape(
             count=count,
             products=tuple((number[op], g) for op, g in gemms),
             cut=cut,
-            passes=tuple((opcode, queue, number[op], elements) for opcode, queue, op, elements in passes),
+            passes=tuple((opcode, queue, number[op], n, dtype) for opcode, queue, op, n, dtype in passes),
             loads=tuple(ring.motion for ring in loads),
             stores=tuple(ring.motion for ring in stores),
             dtypes=tuple(map(self._dtype, group.ops)),
@@ -81,6 +85,17 @@ class Tiled(Lowering):
             psum=self.psum,
         )
         return Tiling(group.ops, shape, total, {self._made.get(b, -1) for b in entry.resident}, loads, stores)
+
+    def _worked_in(self, op: int) -> str:
+        """FP32 in which products stand in PSUM and what passes between the instructions of one operator; else the widest of its operands.
+
+        So only operators of one instruction, out of SBUF, take the vector engine's modes for 16 bits.
+        """
+        signature, cost = self.graph.signatures[self.graph.signature[op]], self.works[self.graph.signature[op]]
+        single = cost.kind in _SINGLE and not cost.scalar and cost.vector <= (1 + cost.two_inputs) * cost.elements
+        if not single or not self._in_psum.isdisjoint(self.graph.inputs(op)):
+            return _EXACT
+        return max((t.dtype for t in (*signature.inputs, *signature.outputs)), key=lambda d: DTYPE_BYTES.get(d, 4))
 
     def _write(self, tiling: Tiling) -> tuple[list[int], int]:
         """Appends a group's tiles, one after another; returns the loads and the last engine's instruction of the last tile."""
@@ -105,6 +120,11 @@ class Tiled(Lowering):
         if rows.start >= 0:
             self.builder.need(first + rows.start, tiling.resident)
         return [first + load[-1] for load in rows.loads], last[-1]
+
+    def _is_bare(self, op: int) -> bool:
+        """Whether an operator is a product alone, whose result the next one takes out of PSUM."""
+        cost = self.works[self.graph.signature[op]]
+        return cost.kind is OpKind.GEMM and not cost.vector + cost.scalar + cost.gpsimd
 
     def _held(self, tiling: Tiling) -> list[int]:
         """Bytes of SBUF that each tile takes."""

@@ -122,8 +122,8 @@ class _Writer:
         opcode, queue, op, dtype = (np.empty(n, t) for t in (np.int8, np.int8, np.int64, np.int8))
         operands = np.zeros((n, 4), np.int64)
         for at, what, values in self._parts():
-            opcode[at], queue[at], op[at] = what
-            dtype[at] = self._codes.setdefault(self._shape.dtypes[what[2]], len(self._codes))
+            opcode[at], queue[at], op[at], named = what
+            dtype[at] = self._codes.setdefault(named or self._shape.dtypes[what[2]], len(self._codes))
             operands[at] = values
         queues, first = np.unique(queue, return_index=True)
         found = dict(zip(queues.tolist(), first.tolist(), strict=True))
@@ -131,19 +131,19 @@ class _Writer:
         start = int(self._starts[0]) if self._engines[0] else -1
         return Block(rows, tuple(self._codes), self._loads.tolist(), self._stores.tolist(), start, self._last.tolist())
 
-    def _parts(self) -> Iterator[tuple[np.ndarray, tuple[Opcode, Queue, int], np.ndarray]]:
-        """Rows, what is the same in all of them (opcode, queue, operator), and their operands."""
+    def _parts(self) -> Iterator[tuple[np.ndarray, tuple[Opcode, Queue, int, str], np.ndarray]]:
+        """Rows, what is the same in all of them (opcode, queue, operator, dtype; '': the operator's), and their operands."""
         shape, before = self._shape, 0
         for motion, at in zip(shape.loads, self._loads, strict=True):
-            yield at, (*motion[:2], 0), self._moved(motion)
+            yield at, (*motion[:2], 0, ""), self._moved(motion)
         for op, gemms in self._gemms:
-            yield self._rows[before : before + len(gemms)], (Opcode.MATMUL, Queue.TENSOR, op), gemms
+            yield self._rows[before : before + len(gemms)], (Opcode.MATMUL, Queue.TENSOR, op, ""), gemms
             before += len(gemms)
-        for number, (opcode, queue, op, elements) in enumerate(shape.passes):
+        for number, (opcode, queue, op, elements, dtype) in enumerate(shape.passes):
             at = self._starts + self._products + number
-            yield at, (opcode, queue, op), _four(tile.shares(elements, shape.count), 1)
+            yield at, (opcode, queue, op, dtype), _four(tile.shares(elements, shape.count), 1)
         for motion, at in zip(shape.stores, self._stores, strict=True):
-            yield at, (*motion[:2], len(shape.dtypes) - 1), self._moved(motion)
+            yield at, (*motion[:2], len(shape.dtypes) - 1, ""), self._moved(motion)
 
     def _moved(self, motion: Motion) -> np.ndarray:
         opcode, _, whole, run = motion

@@ -100,14 +100,20 @@ def _parameters(name: str, signature: Signature) -> int:
 
 
 def _operands(name: str, overload: str, signature: Signature) -> int:
-    """How many tensors with more than one element take part in each step; tensors given as `out` do not."""
+    """How many tensors are streamed in each step: no numbers, not even one for each row, and none given as `out`."""
     if name in _FUSED:
         return 1
     inputs = [t for i, t in enumerate(signature.inputs) if not ("out" in overload and i in signature.mutates)]
     if "_foreach_" not in signature.name:
-        return sum(t.numel > 1 for t in inputs)
+        return sum(_is_streamed(t, max((i.shape[-1] for i in inputs if i.shape), default=1)) for t in inputs)
     listed = sum(t.numel for t in inputs[: len(signature.mutates) or len(signature.outputs)])
     return round(sum(t.numel for t in inputs) / listed) if listed else 1
+
+
+def _is_streamed(tensor: Tensor, row: int) -> bool:
+    """Whether an operand has more than one number for each row of so many elements."""
+    in_row = tensor.shape[-1] if tensor.shape and not (tensor.stride and tensor.stride[-1] == 0) else 1
+    return tensor.numel > 1 and (in_row > 1 or row == 1)
 
 
 def _passes(rule: Rule, elements: int, operands: int) -> Passes:

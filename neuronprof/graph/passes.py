@@ -62,6 +62,24 @@ def flex_attention_backward(signature: Signature, gemms: tuple[Gemm, ...]) -> Pa
     return Passes(vector=4 * scores + again + 2 * signature.inputs[0].numel, scalar=scores)
 
 
+def total(signature: Signature, _: tuple[Gemm, ...]) -> Passes:
+    """Along the row the scalar engine's running sum, of the identity; over rows alone, one pass of the vector engine."""
+    elements, dimensions = signature.inputs[0].numel, len(signature.inputs[0].shape) or 1
+    over = [a % dimensions for a in signature.attributes if isinstance(a, int) and not isinstance(a, bool)]
+    along = not over or dimensions - 1 in over
+    return Passes(scalar=elements) if along else Passes(vector=elements)
+
+
+def layer_norm(signature: Signature, _: tuple[Gemm, ...]) -> Passes:
+    """Statistics, and one instruction that normalizes by two numbers a row.
+
+    Weight and bias are tensors along the row: with both, two instructions (x - mean) weight and (...) / deviation + bias, each of which
+    streams two tensors; with one, that comes on top.
+    """
+    passes = {1: 2, 2: 4}.get(len(signature.inputs), 5)
+    return Passes(vector=passes * signature.inputs[0].numel)
+
+
 def recurrent(_: Signature, gemms: tuple[Gemm, ...]) -> Passes:
     """Gates: two sums and a product an element, one non-linearity each, and one more on the cell."""
     gates = gemms[0].m * gemms[0].n

@@ -108,8 +108,9 @@ ROWS: tuple[tuple[Rule, str], ...] = (
     (Rule(_ELEMENTWISE, vector=5), "_fused_sgd"),
     (Rule(_ELEMENTWISE, vector=7, scalar=2), "_fused_adagrad"),
     # --- reductions ---
+    (Rule(_REDUCTION, passes=passes.total), "sum mean nansum"),
     (Rule(_REDUCTION, vector=1),
-     "sum mean nansum prod amax amin max min aminmax _aminmax argmax argmin any all count_nonzero var std var_mean "
+     "prod amax amin max min aminmax _aminmax argmax argmin any all count_nonzero var std var_mean "
      "std_mean trace segment_reduce _segment_reduce_backward batch_norm_stats hash_tensor"),
     (Rule(_REDUCTION, scalar=1), "norm linalg_vector_norm linalg__powsum powsum native_norm "),
     (Rule(_REDUCTION, vector=2), "dot vdot"),
@@ -133,7 +134,7 @@ ROWS: tuple[tuple[Rule, str], ...] = (
     (Rule(_REDUCTION, vector=4), "_softmax_backward_data _masked_softmax_backward"),
     (Rule(_REDUCTION, vector=3, scalar=1), "_log_softmax_backward_data"),
     # --- norms: statistics; normalization; scale and shift by tensors along the row ---
-    (Rule(_REDUCTION, vector=6), "native_layer_norm layer_norm"),
+    (Rule(_REDUCTION, passes=passes.layer_norm), "native_layer_norm layer_norm"),
     (Rule(_REDUCTION, vector=12), "native_layer_norm_backward"),
     (Rule(_REDUCTION, vector=3, scalar=1), "_fused_rms_norm rms_norm"),
     (Rule(_REDUCTION, vector=9, scalar=1), "_fused_rms_norm_backward"),

@@ -74,7 +74,8 @@ class LaneEngine:
     """Vector, Scalar or GpSimd engine of one physical core.
 
     lanes: elements a cycle; minimum: cycles of an instruction at least; overhead: cycles to start; speedup_16bit: times faster on 16-bit
-    operands; tile: elements a lane that one instruction covers at most.
+    operands; speedup_16bit_one: of the vector engine, where one of them is a tensor; tile: elements a lane that one instruction covers
+    at most.
     """
 
     clock: float = unit("Hz")
@@ -83,6 +84,7 @@ class LaneEngine:
     overhead: float = unit("cycles")
     speedup_16bit: float = unit("ratio")
     tile: float = unit("elements")
+    speedup_16bit_one: float = optional("ratio")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,14 +51,16 @@ _LDWEIGHTS = Formula(
     "seconds = tensor.weight_load / tensor.clock", {"latency": "seconds"}, ("slow_chips", "throttled", "jitter")
 )
 
-# Vector, scalar and gpsimd instructions: one element a lane and cycle, speedup_16bit times that for 16-bit operands; each instruction
-# covers up to `tile` elements a lane and takes at least `minimum` cycles; the first of a row of them takes `overhead` more (NKI guide; NKI
-# performance guide). Single instructions of an operator in detail that follow another of their row have formulas of their own, without it.
+# Vector, scalar and gpsimd instructions: one element a lane and cycle, or as many as the engine's mode for 16-bit operands takes, which on
+# the vector engine depends on the instruction and which reductions have not (NKI guide, Trainium2 architecture, performance mode); each
+# instruction covers up to `tile` elements a lane and takes at least `minimum` cycles; the first of a row of them takes `overhead` more (NKI
+# guide; NKI performance guide). Single instructions of an operator in detail that follow another of their row have formulas of their own,
+# without it.
 _LANES = """
     per_lane = elements * passes / ({0}.lanes * lnc)
     instructions = max(1, ceil(per_lane / {0}.tile))
-    speed = {0}.speedup_16bit if itemsize <= 2 else 1
-    cycles = max(per_lane / speed, instructions * {0}.minimum){1}
+    speed = {1}
+    cycles = max(per_lane / speed, instructions * {0}.minimum){2}
     seconds = cycles / {0}.clock
     """
 
@@ -80,23 +82,34 @@ HOST_COPY = Formula(
 )
 
 
-def lanes(engine: str, *, starts: bool = True) -> Formula:
+def _lanes(engine: str, speed: str, *, starts: bool = True) -> Formula:
     """The formula of one of the engines with lanes: vector, scalar or gpsimd. starts: the instruction is the first of its row."""
     bounds = {"compute": "per_lane / speed", "latency": f"instructions * {engine}.minimum"}
     bounds |= {"overhead": f"{engine}.overhead"} if starts else {}
-    return Formula(_LANES.format(engine, f" + {engine}.overhead" if starts else ""), bounds, ("slow_chips", "jitter"))
+    return Formula(
+        _LANES.format(engine, speed, f" + {engine}.overhead" if starts else ""), bounds, ("slow_chips", "jitter")
+    )
 
 
-# Of each engine with lanes, the formula of single instructions that follow another of their row.
-FOLLOWING = {engine: f"{engine}_next" for engine in ("vector", "scalar", "gpsimd")}
+# Formulas of the engines with lanes: the engine, and how much faster it is for this instruction.
+_LANE_ENGINES = {
+    "vector": ("vector", "vector.speedup_16bit if itemsize <= 2 else 1"),
+    "vector_one": ("vector", "max(vector.speedup_16bit, vector.speedup_16bit_one) if itemsize <= 2 else 1"),
+    "vector_reduce": ("vector", "1"),
+    "scalar": ("scalar", "scalar.speedup_16bit if itemsize <= 2 else 1"),
+    "gpsimd": ("gpsimd", "gpsimd.speedup_16bit if itemsize <= 2 else 1"),
+}
+
+# Of each of them, the formula of single instructions that follow another of their row.
+FOLLOWING = {name: f"{name}_next" for name in _LANE_ENGINES}
 
 FORMULAS = {
     "matmul": _MATMUL,
     "matmul_tile": _MATMUL_TILE,
     "matmul_cold": _MATMUL_COLD,
     "ldweights": _LDWEIGHTS,
-    **{engine: lanes(engine) for engine in FOLLOWING},
-    **{following: lanes(engine, starts=False) for engine, following in FOLLOWING.items()},
+    **{name: _lanes(*engine) for name, engine in _LANE_ENGINES.items()},
+    **{FOLLOWING[name]: _lanes(*engine, starts=False) for name, engine in _LANE_ENGINES.items()},
     "dma": _DMA,
     "host_copy": HOST_COPY,
     "launch": Formula("seconds = host.launch", {"overhead": "seconds"}),
@@ -111,8 +124,8 @@ OPERANDS: dict[Opcode, tuple[str, tuple[str, ...]]] = {
     Opcode.LDWEIGHTS: ("ldweights", ("arrays", "M", "K")),
     Opcode.ACTIVATE: ("scalar", _ELEMENTS),
     Opcode.TENSOR_TENSOR: ("vector", _ELEMENTS),
-    Opcode.TENSOR_SCALAR: ("vector", _ELEMENTS),
-    Opcode.TENSOR_REDUCE: ("vector", _ELEMENTS),
+    Opcode.TENSOR_SCALAR: ("vector_one", _ELEMENTS),
+    Opcode.TENSOR_REDUCE: ("vector_reduce", _ELEMENTS),
     Opcode.CUSTOM_OP: ("gpsimd", _ELEMENTS),
     Opcode.COPY_TO_DEVICE: ("host_copy", ("bytes",)),
     Opcode.COPY_TO_HOST: ("host_copy", ("bytes",)),

@@ -53,11 +53,16 @@ class TestCosts:
         assert ns(1, 128, 128, 1) == 64
 
     def test_lanes(self):
-        engine = spec.LaneEngine(clock=1e9, lanes=128, minimum=64, overhead=100, speedup_16bit=2, tile=512)
+        engine = spec.LaneEngine(
+            clock=1e9, lanes=128, minimum=64, overhead=100, speedup_16bit=2, tile=512, speedup_16bit_one=4
+        )
         chip = toys.chip(vector=engine)
         # 128 x 1000 elements: 1000 cycles a lane and 100 to start; 16 bits halve the first part.
         assert took("vector", chip, elements=128_000, passes=1, itemsize=4) == 1100
         assert took("vector", chip, elements=128_000, passes=1, itemsize=2) == 600
+        # With one tensor they quarter it, and a reduction has no such mode.
+        assert took("vector_one", chip, elements=128_000, passes=1, itemsize=2) == 350
+        assert took("vector_reduce", chip, elements=128_000, passes=1, itemsize=2) == 1100
         # Ten elements take the minimum.
         assert took("vector", chip, elements=10, passes=1, itemsize=4) == 164
         # One that follows others of its row has no start of its own.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import mmap
 import multiprocessing
 import os
 import shutil
@@ -27,6 +28,7 @@ Tables = dict[str, dict[str, "pd.DataFrame"]]
 _SMALL = 500_000  # events that are summed beside the server; more are summed in a process of their own
 _IDENTITY = "trace.json"
 _BYTES_AN_EVENT = 480  # of a chip that is analysed, as measured on 10 million of them
+_MOST_MAPPED = 600_000_000  # bytes of files, this program's own included
 _OFTEN = 1.0  # seconds between two looks at the trace's files
 
 
@@ -107,6 +109,12 @@ class Kept:
         """The ranks whose levels of detail were looked at."""
         return sorted(self._details.items())
 
+    def trim(self) -> None:
+        """Gives back the memory of mapped levels of detail when this process holds much of them: a look here and there maps a lot."""
+        if _mapped_memory() > _MOST_MAPPED:
+            for detail in self._details.values():
+                detail.release()
+
     def tables(self) -> Tables | None:
         """The results of all analyzers.
 
@@ -185,6 +193,15 @@ def _free_memory() -> float:
     except OSError:
         return math.inf
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), math.inf)
+
+
+def _mapped_memory() -> int:
+    """Bytes of mapped files that stand in this process's memory; 0 where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[2]
+    except OSError:
+        return 0
+    return int(pages) * mmap.PAGESIZE
 
 
 def _work(work: Callable[..., None], about: tuple[Any, ...], file: Path) -> None:

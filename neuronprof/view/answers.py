@@ -47,6 +47,9 @@ class Answers:
             return FAILED, str(error).encode()
         except (KeyError, ValueError, IndexError):
             return REFUSED, b"The question cannot be read."
+        finally:
+            for kept in self._kept:
+                kept.trim()
 
     def keep_notes(self, query: Mapping[str, str], body: bytes) -> Answer:
         """Saves the notes of a trace beside it."""

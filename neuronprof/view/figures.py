@@ -71,14 +71,17 @@ def lanes(x_range: "Range1d") -> tuple["Figure", dict[str, "ColumnDataSource"]]:
     plot.yaxis.ticker = FixedTicker(ticks=[])
     plot.ygrid.ticker = FixedTicker(ticks=[])
     look.label_axis(plot.yaxis)
-    events = ColumnDataSource({name: [] for name in ("left", "right", "bottom", "top", "colour", "row")})
+    box = ("left", "right", "top", "bottom")
+    events = ColumnDataSource({name: [] for name in (*box, "colour", "row")})
     words = ColumnDataSource({name: [] for name in ("x", "y", "text", "colour")})
     _quads(plot, events, name="events")
+    advice = ColumnDataSource({name: [] for name in (*box, "number")})
+    plot.quad(*box, source=advice, fill_color=tracks.YELLOW, line_color=None, name="advice")
     plot.add_tools(BoxSelectTool(dimensions="width", renderers=[], description="Choose a range"))
     colour = {"field": "colour", "transform": _colours(tracks.TEXT_PALETTE, "words")}
     font = {"text_font_size": "11px", "text_font": value(look.FONT), "text_baseline": "middle"}
     plot.text("x", "y", "text", source=words, text_color=colour, **font)
-    return plot, {"events": events, "labels": words, **_overlays(plot)}
+    return plot, {"events": events, "advice": advice, "labels": words, **_overlays(plot)}
 
 
 def _overlays(plot: "Figure") -> dict[str, "ColumnDataSource"]:
@@ -163,7 +166,7 @@ def quantity(x_range: "Range1d", name: str, label: str) -> dict[str, Any]:
     line = plot.line(x="x", y="y", source=source, line_color=tracks.BLUE, line_width=1.2)
     unit = "FLOP/s" if name == "flops" else "B/s"
     look.quantity_axis(plot, label, f"return count(tick, '{unit}')")
-    about = {"figure": plot, "source": source, **look.limit(plot)}
+    about = {"figure": plot, "source": source, "label": label, **look.limit(plot)}
     share = "const limit = about.limit.location\nconst of = limit ? `  (${percent(value / limit)} of peak)` : ''\n"
     _read_off(plot, line, {"limit": about["limit"]}, f"{share}return count(value, '{unit}') + of", label)
     return about
@@ -182,7 +185,8 @@ def memory(x_range: "Range1d") -> dict[str, Any]:
     look.quantity_axis(plot, "HBM in use", "return size(tick)")
     _read_layers(plot, line, x_range)
     words = look.keys(plot)
-    return {"figure": plot, "source": source, "areas": areas, "slots": SLOTS, "words": words, **look.limit(plot)}
+    about = {"figure": plot, "label": "HBM in use", "source": source, "areas": areas, "slots": SLOTS, "words": words}
+    return {**about, **look.limit(plot)}
 
 
 def _read_off(plot: "Figure", line: Any, about: dict[str, Any], code: str, label: str) -> None:
@@ -227,15 +231,15 @@ def _read_layers(plot: "Figure", line: Any, x_range: "Range1d") -> None:
     )
 
 
-def hover(plot: "Figure", code: str, x_range: "Range1d") -> None:
-    """Shows what is under the pointer among the events."""
+def hover(plot: "Figure", name: str, field: str, code: str, x_range: "Range1d") -> None:
+    """Shows what is under the pointer among the renderers of this name: what code makes of a field."""
     from bokeh.models import CustomJSHover, HoverTool
 
     plot.add_tools(
         HoverTool(
-            renderers=[r for r in plot.renderers if r.name == "events"],
-            tooltips=look.fields_tooltip("@row"),
-            formatters={"@row": CustomJSHover(args={"x_range": x_range}, code=code)},
+            renderers=[r for r in plot.renderers if r.name == name],
+            tooltips=look.fields_tooltip(field),
+            formatters={field: CustomJSHover(args={"x_range": x_range}, code=code)},
             attachment="horizontal",
             point_policy="follow_mouse",
             limit=1,

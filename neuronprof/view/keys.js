@@ -72,10 +72,13 @@ function toggle(id) {
   element(`${id}-button`).setAttribute("aria-expanded", !element(id).hidden)
 }
 
-// What is drawn under a point: an event is chosen, a bar is zoomed into, a heading folds its rank.
+// What is drawn under a point: an event is chosen, a bar is zoomed into, advice is shown, a heading folds its rank.
 function pick(shown, x, y) {
-  const {left, right, bottom, top, row} = shown.events
   const pixel = shown.view().pixel
+  const advice = shown.advised.find((box) => box.left <= x && x <= box.right && box.bottom <= y && y <= box.top)
+  if (advice)
+    return showAdvice(shown, shown.advice[advice.number])
+  const {left, right, bottom, top, row} = shown.events
   for (let i = left.length - 1; i >= 0; i--) {
     if (x < left[i] - pixel || x > right[i] + pixel || y < bottom[i] || y > top[i])
       continue
@@ -109,46 +112,61 @@ function handleChoices(shown) {
   })
 }
 
-// Tracks to hide, to pin to the top, with a check box each.
+// Tracks to hide and, those of events, to pin to the top, with a check box each; the field narrows them down to those with a text.
 function handleTracks(shown) {
+  const filter = made("input", {type: "search", placeholder: "Filter: dma", ariaLabel: "Show only tracks with this text"})
+  filter.addEventListener("input", () => {
+    shown.rows.filter = filter.value.trim()
+    relay(shown)
+  })
+  element("tracks").replaceChildren(made("h2", {}, "Tracks"), filter, made("ul"))
   element("tracks-button").addEventListener("click", () => {
     toggle("tracks")
+    filter.value = shown.rows.filter
     listTracks(shown)
   })
 }
 
-function listTracks(shown) {
-  const {rows} = shown
-  const relaid = () => {
-    shown.lay()
-    shown.schedule()
-    listTracks(shown)
-  }
-  const item = (track) => {
-    const box = made("input", {type: "checkbox", checked: !rows.hidden.has(track)})
-    box.addEventListener("change", () => {
-      box.checked ? rows.hidden.delete(track) : rows.hidden.add(track)
-      relaid()
-    })
-    const place = rows.pinned.indexOf(track)
-    const pin = made("button", {type: "button", ariaPressed: place >= 0, ariaLabel: `Pin ${track} to the top`}, place >= 0 ? "Unpin" : "Pin")
-    pin.addEventListener("click", () => {
-      place >= 0 ? rows.pinned.splice(place, 1) : rows.pinned.push(track)
-      relaid()
-    })
-    const up = made("button", {type: "button", ariaLabel: `Move ${track} up`, disabled: place < 1}, "↑")
-    up.addEventListener("click", () => {
-      rows.pinned.splice(place - 1, 2, track, rows.pinned[place - 1])
-      relaid()
-    })
-    return made("li", {}, made("label", {}, box, ` ${track}`), ...(place >= 0 ? [up] : []), pin)
-  }
-  const known = Rows_tracks(shown)
-  const ordered = [...rows.pinned.filter((track) => known.includes(track)), ...known.filter((track) => !rows.pinned.includes(track))]
-  element("tracks").replaceChildren(made("h2", {}, "Tracks"), made("ul", {}, ...ordered.map(item)))
+function relay(shown) {
+  shown.lay()
+  shown.schedule()
+  listTracks(shown)
 }
 
-const Rows_tracks = (shown) => shown.rows.constructor.tracks(shown.scenes)
+function listTracks(shown) {
+  const {rows} = shown, known = shown.tracks()
+  const pinned = rows.pinned.filter((track) => known.rows.includes(track))
+  const others = known.rows.filter((track) => !rows.pinned.includes(track))
+  const items = [...pinned, ...others].map((track) => made("li", {}, checkBox(shown, track), ...pinButtons(shown, track)))
+  element("tracks").querySelector("ul").replaceChildren(...items, ...known.quantities.map((track) => made("li", {}, checkBox(shown, track))))
+}
+
+function checkBox(shown, track) {
+  const {hidden} = shown.rows
+  const box = made("input", {type: "checkbox", checked: !hidden.has(track)})
+  box.addEventListener("change", () => {
+    box.checked ? hidden.delete(track) : hidden.add(track)
+    relay(shown)
+  })
+  return made("label", {}, box, ` ${track}`)
+}
+
+function pinButtons(shown, track) {
+  const {pinned} = shown.rows, place = pinned.indexOf(track)
+  const pin = made("button", {type: "button", ariaPressed: place >= 0, ariaLabel: `Pin ${track} to the top`}, place >= 0 ? "Unpin" : "Pin")
+  pin.addEventListener("click", () => {
+    place >= 0 ? pinned.splice(place, 1) : pinned.push(track)
+    relay(shown)
+  })
+  if (place < 0)
+    return [pin]
+  const up = made("button", {type: "button", ariaLabel: `Move ${track} up`, disabled: place < 1}, "↑")
+  up.addEventListener("click", () => {
+    pinned.splice(place - 1, 2, track, pinned[place - 1])
+    relay(shown)
+  })
+  return [up, pin]
+}
 
 function made(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties)

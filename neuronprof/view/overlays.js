@@ -32,8 +32,8 @@ function drawOverlays(shown) {
     for (const other of releases)
       arrow(event.start + event.duration, row, other.start, placeOf(shown, key, other.row))
   }
-  put(outline, box)
-  put(arrows, lines)
+  shown.put(outline, box)
+  shown.put(arrows, lines)
   const shade = {left: [], right: [], bottom: [], top: [], colour: []}
   const band = (from, to, colour) => {
     shade.left.push(from)
@@ -58,16 +58,10 @@ function drawOverlays(shown) {
     band(note.at, note.at, NOTE_COLOUR)
     say(note.at, note.text)
   }
-  put(spans, shade)
-  put(words, texts)
+  shown.put(spans, shade)
+  shown.put(words, texts)
   if (event?.released >= 0 && chosen.releaser?.id != event.released)
     lookUpReleaser(shown, key, event)
-}
-
-// A source whose data stay the same need not be drawn anew.
-function put(source, data) {
-  if (Object.entries(data).some(([name, column]) => column.join() != source.data[name].join()))
-    source.data = data
 }
 
 async function lookUpReleaser(shown, key, event) {

@@ -83,6 +83,7 @@ function follow(shown) {
   whenThere(() => shown.drawn, () => {
     loadNotes(shown)
     openSheet("heading")
+    loadAdvice(shown)
   })
 }
 
@@ -139,6 +140,7 @@ function remember(shown) {
     ...(chosen.event && {event: `${chosen.key}/${chosen.event.id}`}),
     ...(shown.rows.hidden.size && {hidden: [...shown.rows.hidden].join("|")}),
     ...(shown.rows.pinned.length && {pinned: shown.rows.pinned.join("|")}),
+    ...(shown.rows.filter && {filter: shown.rows.filter}),
   }
   const hash = `#${new URLSearchParams(state)}`
   if (hash != location.hash)
@@ -155,6 +157,7 @@ function restore(shown, state) {
   initial.colour ??= colour.value
   shown.rows.hidden = new Set(state.hidden?.split("|"))
   shown.rows.pinned = state.pinned?.split("|") ?? []
+  shown.rows.filter = state.filter ?? ""
   colour.value = state.colour ?? initial.colour
   rank.value = state.rank ?? initial.rank
   const [from, to] = [state.from ?? whole.start, state.to ?? whole.end].map(Number)

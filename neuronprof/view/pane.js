@@ -95,6 +95,26 @@ function showEvent(shown) {
   drawOverlays(shown)
 }
 
+// Advice is there when the trace is analysed; a page without a server has it.
+async function loadAdvice(shown) {
+  const address = document.body.dataset.server
+  const advice = address ? await new Served(address, () => {}).sheet("advice") : JSON.parse(element("item-advice")?.textContent ?? "[]")
+  if (!advice.length)
+    return
+  shown.advice = advice
+  shown.lay()
+  shown.schedule()
+}
+
+// What to change, and the place where it shows.
+function showAdvice(shown, {start, end, worth, wrong, change}) {
+  Object.assign(chosen, {key: "", event: null, releases: [], more: 0, range: null})
+  const paragraphs = [worth, wrong, change].map((text) => made("p", {}, text))
+  element("pane").replaceChildren(closer(shown), made("h2", {}, "What to change"), ...paragraphs)
+  element("pane").hidden = false
+  fit(shown, start, end)
+}
+
 function closer(shown) {
   const button = made("button", {type: "button", ariaLabel: "Close the details", style: "float:right"}, "×")
   button.addEventListener("click", () => letGo(shown))

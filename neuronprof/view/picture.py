@@ -194,9 +194,8 @@ def _band(
 def _lane(drawing: Canvas, panel: _Panel, y: float, lane: Mapping[str, Any], colours: NDArray[Any]) -> None:
     """The events of a row; what is thinner than a pixel as bars as high as they are busy."""
     detail, origin = panel.detail, panel.detail.header["origin"]
-    found = window.items(detail, lane, panel.level(drawing.fineness), panel.start - origin, panel.end - origin)
+    found, alike = window.items(detail, lane, panel.level(drawing.fineness), panel.start - origin, panel.end - origin)
     start, end = np.maximum(found.start + origin, panel.start), np.minimum(found.end + origin, panel.end)
-    alike = np.asarray(detail.columns["alike"][found.longest])
     share = np.where(found.count > 1, found.busy / np.maximum(found.end - found.start, 1), 1.0)
     height = np.where(found.count > 1, _LEAST + (1 - _LEAST) * np.minimum(share, 1.0), 1.0)
     seen = (end > start) | (found.end == found.start)

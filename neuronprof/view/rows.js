@@ -7,6 +7,11 @@ class Rows {
     this.hidden = new Set()
     this.pinned = []
     this.folded = new Set()
+    this.filter = "" // a part of the labels of what is shown
+  }
+
+  shows(track) {
+    return !this.hidden.has(track) && track.toLowerCase().includes(this.filter.toLowerCase())
   }
 
   // Tracks are told apart by their labels: the same ones of all ranks are hidden or pinned together.
@@ -34,7 +39,7 @@ class Rows {
         put(null, "", `${this.folded.has(scene.key) ? "▸" : "▾"} ${scene.title}`)
       for (const row of this.folded.has(scene.key) ? [] : scene.shared.rows) {
         const track = trackOf(scene.shared.rows, row)
-        if (!this.hidden.has(track) && !this.pinned.includes(track))
+        if (this.shows(track) && !this.pinned.includes(track))
           put(scene, row.row.join(), row.label)
       }
     }

@@ -201,25 +201,17 @@ def _part_lanes(detail: Detail, level: int, extent: tuple[int, int], packer: Pac
         columns = _columns(first[seen] - origin, (last - first)[seen], spans.NEVER, {**_NO_EVENT, "alike": row[seen]})
         lanes.add(at, columns)
     for lane in _drawn(detail):
-        found = window.items(detail, lane, level, low, high)
-        # A bar tells its longest event: that comes along, merged from the start.
-        rows, duration = found.longest, found.most
-        start = window.begin_of(detail, rows)
-        order = np.argsort(start, kind="stable")
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        merged = np.where(found.count > 1, 0, spans.NEVER)
-        bar = np.flatnonzero(found.count > 1)
-        bars = spans.Bars(
-            np.full(len(bar), level, np.uint8),
-            found.start[bar],
-            found.end[bar],
-            found.busy[bar],
-            found.count[bar],
-            place[bar],
-        )
-        at = tracks.row(lane["engine"], lane["queue"], lane["lane"])
-        lanes.add(at, _columns(start[order], duration[order], merged[order], _of_events(detail, rows[order])), bars)
+        found, alike = window.items(detail, lane, level, low, high)
+        # A bar tells its longest event, which comes along as if it began with the bar, merged from the start.
+        lone = found.count == 1
+        more = {name: np.full(len(lone), none) for name, none in _NO_EVENT.items()} | {"alike": alike}
+        for name, column in _of_events(detail, found.longest[lone]).items():
+            more[name][lone] = column
+        columns = _columns(found.start, found.most, np.where(lone, spans.NEVER, 0), more)
+        bar = np.flatnonzero(~lone)
+        edges = (found.start[bar], found.end[bar])
+        bars = spans.Bars(np.full(len(bar), level, np.uint8), *edges, found.busy[bar], found.count[bar], bar)
+        lanes.add(tracks.row(lane["engine"], lane["queue"], lane["lane"]), columns, bars)
         lanes.about[-1] |= {
             "crowded": lane["crowded"],
             "levels": [lanes.about[-1]["levels"][0], lanes.about[-1]["levels"][0] + len(bar)],

@@ -1,15 +1,16 @@
 """The pages around the timeline: what stands on each, from finished tables."""
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuronprof.analyze import pairs
-from neuronprof.view import heading, look, ranks, rooflineplot, tables, trafficplot
+from neuronprof.view import heading, look, ranks, rooflineplot, tables, terminal, trafficplot
 
 if TYPE_CHECKING:
     from bokeh.models import UIElement
 
-    from neuronprof.analyze.summary import Summary
+    from neuronprof.analyze.summary import Proposal, Summary
     from neuronprof.trace.reader import TraceFile
 
 PAGES = (
@@ -22,7 +23,8 @@ PAGES = (
     ("ranks", "Ranks"),
 )
 HEADING = "heading"  # the figures at the top of the page
-SHEETS = (HEADING, *(name for name, _ in PAGES if name != "timeline"))
+ADVICE = "advice"  # what the timeline's bands tell, which is no page of its own
+SHEETS = (HEADING, ADVICE, *(name for name, _ in PAGES if name != "timeline"))
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ def find(trace: "TraceFile", results: tables.Results | None = None) -> Found:
 
 
 def item(name: str, found: Found) -> str:
-    """A page, or the heading, as JSON that BokehJS puts into its place."""
+    """A page, or the heading, as JSON that BokehJS puts into its place; or the advice, see advice.js."""
+    if name == ADVICE:
+        return json.dumps([_band(change) for change in found.summary.advice])
     from bokeh.core.json_encoder import serialize_json
     from bokeh.embed import json_item
     from bokeh.layouts import column
@@ -51,6 +55,12 @@ def item(name: str, found: Found) -> str:
     children = _parts(name, found)
     whole = column(*children, sizing_mode="stretch_width")
     return serialize_json(json_item(whole))
+
+
+def _band(change: "Proposal") -> dict[str, Any]:
+    """One advice as the timeline of the first trace knows it."""
+    about = {"worth": terminal.worth(change), "wrong": change.wrong, "change": change.change}
+    return {"key": f"0/{change.rank}", "start": change.start_ns, "end": change.end_ns, **about}
 
 
 def _parts(name: str, found: Found) -> list["UIElement"]:

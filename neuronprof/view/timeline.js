@@ -16,6 +16,7 @@ class Timeline {
     this.models = models
     this.source = models.packed ? new Embedded(models.packed) : new Served(models.url, (...sentence) => this.tell(...sentence))
     this.rows = new Rows()
+    this.advice = []
     this.scenes = []
     this.pending = false
     this.drawn = null
@@ -66,18 +67,30 @@ class Timeline {
       x_range.setv({bounds: [low, high], ...(moved && x_range.end > low && x_range.start < high ? {} : {start: low, end: high})})
       this.models.strip.x_range.setv({start: low, end: high})
     }
+    this.known().forEach(([name, quantity]) => adapt(name, quantity, this.scenes[0].shared))
     this.lay()
-    const {main, quantities, grid} = this.models
+  }
+
+  // The quantities of which the first rank has any.
+  known() {
     const [{shared}] = this.scenes
-    const known = Object.entries(quantities).filter(([name, {slots}]) => slots ? shared.held : shared.rates[name])
-    known.forEach(([name, quantity]) => adapt(name, quantity, shared))
-    grid.children = [main, ...known.map(([, {figure}]) => figure)].map((figure, row) => [figure, row, 0])
+    return Object.entries(this.models.quantities).filter(([name, {slots}]) => slots ? shared.held : shared.rates[name])
+  }
+
+  // All that can be hidden: rows of events, which can be pinned too, and quantities over time.
+  tracks() {
+    return {rows: Rows.tracks(this.scenes), quantities: this.known().map(([, {label}]) => label)}
   }
 
   // Rows after a change of what is shown.
   lay() {
+    this.scenes.forEach((scene) => adviceRows(scene, this.advice))
     this.rows.lay(this.scenes)
     this.rows.show(this.models.main)
+    const {main, grid} = this.models
+    const shown = [main, ...this.known().filter(([, {label}]) => this.rows.shows(label)).map(([, {figure}]) => figure)]
+    if (shown.length != grid.children.length || shown.some((figure, place) => grid.children[place][0] != figure))
+      grid.children = shown.map((figure, row) => [figure, row, 0])
     this.drawn = null
     this.overviewed = ""
   }
@@ -109,6 +122,8 @@ class Timeline {
       this.quantities()
       await this.overview(now)
     }
+    this.advised = adviceBoxes(this.scenes, this.advice, now.pixel)
+    this.put(this.models.advice, columnsOf(["left", "right", "top", "bottom", "number"], this.advised))
     this.models.labels.data = this.labels(this.view())
   }
 
@@ -163,6 +178,12 @@ class Timeline {
     return colour == "engine" ? shared.rows.find(({row}) => row.join() == lane.row.join()).colour : seen.columns.colour_name[alike]
   }
 
+  // A source whose data stay the same need not be drawn anew.
+  put(source, data) {
+    if (Object.entries(data).some(([name, column]) => column.join() != source.data[name].join()))
+      source.data = data
+  }
+
   // The scene of a row of what is drawn, and the event (or -1 - bar) in it.
   at(row) {
     const number = Math.floor((row < 0 ? -1 - row : row) / SCENE)
@@ -174,25 +195,29 @@ class Timeline {
     return describe(scene.seen, row, part)
   }
 
-  // The words inside events that are wide enough for them, kept inside the window.
+  describeAdvice(number, part) {
+    return describeAdvice(this.advice[number], number, part)
+  }
+
+  // The words inside events and advice that are wide enough for them, kept inside the window.
   labels({start, end, pixel}) {
-    const out = {x: [], y: [], text: [], colour: []}
-    const {left, right, top, bottom, colour, row} = this.events
-    for (let i = 0; i < left.length; i++) {
-      const from = Math.max(left[i], start), to = Math.min(right[i], end)
-      const room = (to - from) / pixel - 8
-      if (room <= NARROWEST || row[i] < 0)
-        continue
-      const {scene, row: event} = this.at(row[i])
-      const text = title(scene.seen, scene.seen.columns.alike[event], 11, room)
-      if (!text)
-        continue
-      out.x.push(from + 4 * pixel)
-      out.y.push((top[i] + bottom[i]) / 2)
-      out.text.push(text)
-      out.colour.push(colour[i])
+    const out = []
+    const say = (left, right, y, colour, text) => {
+      const from = Math.max(left, start), room = (Math.min(right, end) - from) / pixel - 8
+      const fits = room > NARROWEST && text(room)
+      if (fits)
+        out.push({x: from + 4 * pixel, y, text: fits, colour})
     }
-    return out
+    const {left, right, top, bottom, colour, row} = this.events
+    for (let i = 0; i < left.length; i++)
+      if (row[i] >= 0)
+        say(left[i], right[i], (top[i] + bottom[i]) / 2, colour[i], (room) => {
+          const {scene, row: event} = this.at(row[i])
+          return title(scene.seen, scene.seen.columns.alike[event], 11, room)
+        })
+    for (const box of this.advised)
+      say(box.left, box.right, (box.top + box.bottom) / 2, YELLOW, (room) => fitted(this.advice[box.number].wrong, 11, room))
+    return columnsOf(["x", "y", "text", "colour"], out)
   }
 
   // Quantities are those of the first rank that is shown.
@@ -225,6 +250,8 @@ class Timeline {
     strip_source.data = this.fill(window, [{...scene, seen}], () => 0, (other) => other == lane)
   }
 }
+
+const columnsOf = (names, rows) => Object.fromEntries(names.map((name) => [name, rows.map((row) => row[name])]))
 
 function level({top, level}, pixel) {
   return level ?? Math.max(0, Math.min(top, Math.ceil(Math.log2(BIN_PIXELS * pixel))))

@@ -16,7 +16,17 @@ MOST_RANKS = 8  # in one page
 MOST_EVENTS = 4_000_000  # in one page, all its ranks together
 MOST_TOGETHER = 16  # ranks one below the other
 
-_SCRIPTS = ("format.js", "decode.js", "scene.js", "about.js", "source.js", "served.js", "rows.js", "timeline.js")
+_SCRIPTS = (
+    "format.js",
+    "decode.js",
+    "scene.js",
+    "about.js",
+    "source.js",
+    "served.js",
+    "advice.js",
+    "rows.js",
+    "timeline.js",
+)
 QUANTITIES = {"hbm": "HBM bandwidth", "neuronlink": "NeuronLink", "efa": "EFA", "flops": "Tensor FLOP/s"}
 COLOURINGS = ("phase", "opcode", "engine")
 
@@ -177,7 +187,8 @@ def layout(shown: Shown, source: Mapping[str, Any], colour: str) -> "UIElement":
     plots = [main, *(quantity["figure"] for quantity in quantities.values())]
     models["grid"] = grid = _grid(plots)
     _connect(update, x_range, [main, strip, legend["figure"]], list(choices.values()))
-    figures.hover(main, "return x_range.neuronprof.describe(value, format)", x_range)
+    figures.hover(main, "events", "@row", "return x_range.neuronprof.describe(value, format)", x_range)
+    figures.hover(main, "advice", "@number", "return x_range.neuronprof.describeAdvice(value, format)", x_range)
     several = len(shown.names) > 1
     bar = row(*([choices["rank"]] if several else []), choices["colour"], legend["figure"], sizing_mode="stretch_width")
     return column(bar, strip, grid, sizing_mode="stretch_width", name="timeline")

@@ -21,6 +21,7 @@ from neuronprof.trace.writer import TraceWriter
 pytestmark = pytest.mark.browser
 
 PAGES = ("timeline", "summary", "operators", "communication", "memory", "roofline", "ranks")
+SAMPLE = Path(__file__).parents[2] / "sample_traces" / "gpt.parquet"
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"  # artifacts of the run, to be looked at
 
 
@@ -130,6 +131,99 @@ def test_the_window_in_the_overview_is_dragged(large, open_tab):
     start, end = limits(tab)
     assert end - start == pytest.approx(0.2 * span, rel=0.02)
     assert start == pytest.approx(low + 0.45 * span, rel=0.03)
+
+
+def test_the_wheel_zooms_around_the_pointer(large, open_tab):
+    tab = open_tab(large)
+    low, high = limits(tab)
+    at = low + 0.75 * (high - low)
+    tab.mouse.move(*tab.evaluate(f"() => spot({at}, 2)"))
+    for _ in range(3):
+        tab.mouse.wheel(0, -240)
+    drawn(tab)
+    start, end = limits(tab)
+    assert end - start < (high - low) / 1.5
+    assert (at - start) / (end - start) == pytest.approx(0.75, abs=0.01)
+
+
+def test_a_drag_pans_and_nothing_is_asked_while_it_stays_near(large, open_tab):
+    tab = open_tab(large)
+    low, high = limits(tab)
+    window(tab, low + 0.4 * (high - low), low + 0.5 * (high - low))
+    start, end = limits(tab)
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url) if "window" in request.url else None)
+    (left, right), y = tab.evaluate("() => frame('lanes')"), tab.evaluate("() => spot(0, 3)[1]")
+    tab.mouse.move(left + 300, y)
+    tab.mouse.down()
+    tab.mouse.move(left + 100, y + 30, steps=8)
+    tab.mouse.up()
+    drawn(tab)
+    assert asked == []
+    assert limits(tab)[0] - start == pytest.approx(200 * (end - start) / (right - left), rel=0.02)
+    assert limits(tab)[1] - limits(tab)[0] == pytest.approx(end - start)
+    # What comes in from the right was drawn beyond the edge.
+    assert max(drawn_end for _, drawn_end, *_ in tab.evaluate("() => rectangles()")) > limits(tab)[1]
+
+
+def test_a_box_zooms_to_what_it_holds(large, open_tab):
+    tab = open_tab(large)
+    low, high = limits(tab)
+    tab.get_by_title("Box Zoom").click()
+    (left, right), y = tab.evaluate("() => frame('lanes')"), tab.evaluate("() => spot(0, 2)[1]")
+    tab.mouse.move(left + 200, y)
+    tab.mouse.down()
+    tab.mouse.move(left + 400, y + 50, steps=6)
+    tab.mouse.up()
+    drawn(tab)
+    pixel = (high - low) / (right - left)
+    assert limits(tab) == pytest.approx([low + 200 * pixel, low + 400 * pixel], rel=0.02)
+
+
+# Advice comes when the trace is analysed.
+LABELS = "() => timeline().state.rows.labels.filter((label) => label && label != 'Advice')"
+
+
+def test_tracks_are_hidden_filtered_pinned_and_moved(large, open_tab):
+    tab = open_tab(large)
+    every = ["Step", "Phase", "Tensor", "Vector", "Scalar", "DMA weights", "Collectives", "NeuronLink", "Host"]
+    assert tab.evaluate(LABELS) == every
+    tab.locator("#tracks-button").click()
+    tracks = tab.locator("#tracks")
+    tracks.get_by_label("Vector", exact=True).uncheck()
+    drawn(tab)
+    assert tab.evaluate(LABELS) == [label for label in every if label != "Vector"]
+    tracks.get_by_role("button", name="Pin DMA weights").click()
+    tracks.get_by_role("button", name="Pin Collectives").click()
+    drawn(tab)
+    assert tab.evaluate(LABELS)[:3] == ["DMA weights", "Collectives", "Step"]
+    tracks.get_by_role("button", name="Move Collectives up").click()
+    drawn(tab)
+    assert tab.evaluate(LABELS)[:3] == ["Collectives", "DMA weights", "Step"]
+    tab.wait_for_function("() => location.hash.includes('pinned=Collectives')")
+    same = open_tab(tab.url)
+    assert same.evaluate(LABELS) == tab.evaluate(LABELS)
+    tracks.get_by_label("HBM in use").uncheck()
+    drawn(tab)
+    tab.wait_for_function("() => !find('held')")
+    tracks.get_by_placeholder("Filter").fill("tens")
+    drawn(tab)
+    assert tab.evaluate(LABELS) == ["Collectives", "DMA weights", "Tensor"]  # what is pinned stays
+    assert tab.evaluate("() => timeline().state.figures().map(({name}) => name)") == ["lanes", "flops"]
+
+
+def test_a_click_on_its_heading_folds_a_rank(view, open_tab, tmp_path):
+    paths = [
+        picture.write(tmp_path / f"{name}.parquet", picture.rows("tensor aaaa", scale=100), [picture.segment(0, 400)])
+        for name in ("a", "b")
+    ]
+    tab = open_tab(view(*paths).address)
+    assert tab.evaluate(LABELS) == ["▾ a.parquet, rank 0", "Step", "Tensor", "▾ b.parquet, rank 0", "Step", "Tensor"]
+    tab.mouse.click(*tab.evaluate("() => spot(300, 0)"))
+    tab.wait_for_function("() => timeline().state.rows.labels[0] == '▸ a.parquet, rank 0'")
+    drawn(tab)
+    assert tab.evaluate(LABELS) == ["▸ a.parquet, rank 0", "▾ b.parquet, rank 0", "Step", "Tensor"]
+    assert {row for _, _, row, _ in tab.evaluate("() => rectangles()")} == {2, 3}
 
 
 def test_events_are_found_chosen_and_followed(large, open_tab):
@@ -298,6 +392,24 @@ def test_a_click_on_the_map_opens_a_rank(view, open_tab, tmp_path):
     tab.wait_for_function("() => timeline().state.keys == '0/2'")
     assert not tab.locator("#notice").is_visible()
     assert tab.locator("#page-timeline").is_visible()
+
+
+def test_advice_stands_where_it_shows(view, open_tab):
+    tab = open_tab(view(SAMPLE).address)
+    tab.wait_for_function("() => timeline().state.advised?.length")
+    drawn(tab)
+    assert tab.evaluate("() => timeline().state.rows.labels.at(-1)") == "Advice"
+    box, found = tab.evaluate("() => { const {advised, advice} = timeline().state; return [advised[0], advice[0]] }")
+    # The first one, by what it gives: the device stands still while the host reads a value, from the step's start on.
+    assert (found["key"], found["start"], box["left"]) == ("0/0", 0, 0)
+    row = round(-box["top"] - 0.12)
+    assert "stands still" in hover(tab, found["end"] / 2, row)
+    tab.mouse.click(*tab.evaluate(f"() => spot({found['end'] / 2}, {row})"))
+    tab.locator("#pane").get_by_text(found["change"]).wait_for()
+    drawn(tab)
+    start, end = limits(tab)
+    assert start < found["end"] / 2 < end
+    assert end - start < 1.5 * found["end"]
 
 
 def test_code_stands_beside_an_event_as_text(view, open_tab, tmp_path):

@@ -1,6 +1,7 @@
 """Sums one rank into levels of detail: a picture of any part of it then touches no more than it shows.
 
-Columns of a Detail: of events see `tracks.Tracks`; `item_*` of coarse levels (see `spans.Items`), lane after lane, level after level;
+Columns of a Detail: of events see `tracks.Tracks`; `item_*` of coarse levels (see `spans.Items`; alike: of the longest event),
+lane after lane, level after level;
 `held_*` of HBM's content; `rate_*` of quantities, the mean of each bin, level after level; `alike_*` of what events share.
 Its header says where what is: `lanes`, `bands`, `rates`, `held`, `words`, `segments`.
 """
@@ -15,13 +16,13 @@ from numpy.typing import NDArray
 
 from neuronprof.analyze import series, spans
 from neuronprof.analyze.pyramid import alike, bands, tracks
-from neuronprof.analyze.pyramid.store import Detail, Shelf
+from neuronprof.analyze.pyramid.store import Detail, Shelf, narrow
 from neuronprof.terms import ROLES, Engine
 
 if TYPE_CHECKING:
     from neuronprof.trace.reader import TraceFile
 
-VERSION = 1  # of what is kept on disk
+VERSION = 2  # of what is kept on disk
 CROWD = 16  # events a bin from which on a level is kept; finer ones are summed when they are looked at
 AT_ONCE = 2_000_000  # events summed at once
 MOST_BINS = 2**22  # of a quantity's finest level
@@ -92,7 +93,7 @@ def _extent(found: tracks.Tracks, segments: list[dict[str, Any]]) -> tuple[int, 
 def _summed(found: tracks.Tracks, origin: int, top: int, shelf: Shelf, report: tracks.Report) -> list[dict[str, Any]]:
     """Adds the items of coarse levels; returns the lanes, each with its first kept level and where its levels are."""
     shift = found.origin - origin
-    kept: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, np.int64)] for name in spans.Items._fields}
+    kept: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, np.int64)] for name in (*spans.Items._fields, "alike")}
     lanes, at, done, total = [], 0, 0, max(1, len(found.columns["start"]))
     for lane in found.lanes:
         about = {**asdict(lane), "kept": top + 1, "edges": [at]}
@@ -103,16 +104,22 @@ def _summed(found: tracks.Tracks, origin: int, top: int, shelf: Shelf, report: t
                 for level, items in enumerate(spans.levels(part, first, top)):
                     levels[level].append(items)
             for parts in levels:
-                for name in kept:
-                    kept[name] += [getattr(items, name) for items in parts]
-                at += sum(len(items.start) for items in parts)
+                at += sum(_keep(kept, items, found.columns["alike"]) for items in parts)
                 about["edges"].append(at)
         lanes.append(about)
         done += lane.last - lane.first
         report("summing", done / total)
-    for name, columns in kept.items():
-        shelf.add(f"item_{name}", np.concatenate(columns))
+    for name in list(kept):
+        shelf.add(f"item_{name}", np.concatenate(kept.pop(name)))
     return lanes
+
+
+def _keep(kept: dict[str, list[NDArray[Any]]], items: spans.Items, alike: NDArray[Any]) -> int:
+    """Adds items, with what their longest events share; returns how many."""
+    for name, column in zip(spans.Items._fields, items, strict=True):
+        kept[name].append(column.astype(narrow(0, int(column.max(initial=0)))))
+    kept["alike"].append(alike[items.longest])
+    return len(items.start)
 
 
 def _first_kept(start: NDArray[Any], lane: tracks.Lane, shift: int, top: int) -> int:

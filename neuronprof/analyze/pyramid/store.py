@@ -1,6 +1,7 @@
 """Where levels of detail are kept: arrays by name, in memory or as .npy files that are mapped, and a header in JSON."""
 
 import json
+import mmap
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ class Detail:
 
     header: Mapping[str, Any]
     columns: Mapping[str, NDArray[Any]]
+
+    def release(self) -> None:
+        """Lets the system have back the memory in which mapped columns stand; what is needed of them is read again."""
+        for column in self.columns.values():
+            if isinstance(column.base, mmap.mmap):
+                column.base.madvise(mmap.MADV_DONTNEED)
 
 
 class Shelf:

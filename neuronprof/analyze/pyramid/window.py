@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,18 @@ class Rate:
     value: NDArray[np.float64]
 
 
-def items(detail: Detail, lane: Mapping[str, Any], level: int, start: int, end: int) -> spans.Items:
-    """The items of a lane that touch the time from `start` to `end`, nanoseconds from the origin; longest: rows of the event columns."""
+class Seen(NamedTuple):
+    """Items, whose `longest` are rows of the event columns, and the row of the alike table of each one's longest event."""
+
+    items: spans.Items
+    alike: NDArray[np.int64]
+
+
+def items(detail: Detail, lane: Mapping[str, Any], level: int, start: int, end: int) -> Seen:
+    """The items of a lane that touch the time from `start` to `end`, nanoseconds from the origin.
+
+    What bars need stands beside them on coarse levels: their longest events lie all over the trace.
+    """
     kept = int(lane["kept"])
     if level < kept:
         rows = events(detail, lane, start, end, margin=1 << level)
@@ -32,6 +42,7 @@ def items(detail: Detail, lane: Mapping[str, Any], level: int, start: int, end: 
             begin_of(detail, rows), _whole(detail.columns["duration"][rows]), np.arange(rows.start, rows.stop)
         )
         found = next(spans.levels(found, level, level)) if level else found
+        alike = detail.columns["alike"][found.longest]
     else:
         first, last = lane["edges"][level - kept], lane["edges"][level - kept + 1]
         starts = detail.columns["item_start"][first:last]
@@ -40,8 +51,9 @@ def items(detail: Detail, lane: Mapping[str, Any], level: int, start: int, end: 
         high = int(np.searchsorted(starts, end))
         rows = slice(first + low, first + high)
         found = spans.Items(*(_whole(detail.columns[f"item_{name}"][rows]) for name in spans.Items._fields))
+        alike = detail.columns["item_alike"][rows]
     seen = found.end >= start
-    return found if seen.all() else spans.Items(*(column[seen] for column in found))
+    return Seen(spans.Items(*(column[seen] for column in found)), _whole(alike[seen]))
 
 
 _BINS = 2048  # of a window whose busy times are added up
@@ -57,7 +69,7 @@ def busy(detail: Detail, start: int, end: int) -> dict[str, int]:
     for lane in detail.header["lanes"]:
         if lane["engine"] == Engine.HBM:
             continue
-        seen = items(detail, lane, level, start, end)
+        seen = items(detail, lane, level, start, end).items
         inside = np.minimum(seen.end, end) - np.maximum(seen.start, start)
         share = np.clip(inside, 0, None) / np.maximum(seen.end - seen.start, 1)
         found[lane["engine"]] = found.get(lane["engine"], 0) + round(float((seen.busy * share).sum()))

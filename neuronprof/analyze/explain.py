@@ -57,7 +57,7 @@ def explain(trace: reader.TraceFile, wanted: str) -> Explanation:
             f"There is no event {number} in {trace.path}; the column id has them, or give a name like MATMUL."
         )
     released = int(event["released_by"])
-    note = _without_formula(event, trace.metadata)
+    note = without_formula(event, trace.metadata)
     return Explanation(
         event,
         chosen,
@@ -102,7 +102,7 @@ def _among(column: pa.ChunkedArray, words: Any) -> pa.ChunkedArray:
     return pc.is_in(column, pa.array([str(word) for word in words], pa.string()))
 
 
-def _without_formula(event: Event, metadata: Mapping[str, Any]) -> str:
+def without_formula(event: Event, metadata: Mapping[str, Any]) -> str:
     """Why an event has no formula; '' if it has one."""
     if event["operands"]:
         return ""

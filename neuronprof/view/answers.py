@@ -17,7 +17,6 @@ from neuronprof.view import notes, scene, sheets, sourcecode, tracks, why
 from neuronprof.view.lod import Packer
 
 OK, WAIT, REFUSED, NOWHERE, GONE, FAILED = 200, 202, 400, 404, 410, 500
-_LETTERS = 42  # in a line of the page's details
 Answer = tuple[int, bytes]
 
 
@@ -102,7 +101,7 @@ class Answers:
             return OK, _json(sourcecode.excerpt(kept.trace, query["source"] if named else ""))
         if question == "why":
             number = int(query["id"]) + int(detail.header["first_id"])
-            return OK, _json("\n\n".join(why.why_so_long(explain(kept.trace, str(number)), _LETTERS)))
+            return OK, _json("\n\n".join(why.why_so_long(explain(kept.trace, str(number)), why.LETTERS)))
         return OK, self._questions[question](detail, query)
 
     def _place(self, key: str) -> tuple[Kept, int]:

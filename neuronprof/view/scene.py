@@ -13,6 +13,7 @@ from neuronprof.analyze.pyramid.store import Detail
 from neuronprof.terms import Engine
 from neuronprof.view import tracks
 from neuronprof.view.lod import Packer, compressed
+from neuronprof.view.reasons import Reasons
 
 _TENSE = 2**16 - 1  # steps between nothing and the largest rate
 _MOST_BINS = 2**18  # bins of a rate's finest level in a page; below it the page holds every change
@@ -74,11 +75,12 @@ def _held_header(detail: Detail, capacity: float | None) -> dict[str, Any] | Non
     return {"names": held["names"], "most": held["most"], "capacity": capacity, "colours": colours}
 
 
-def whole(detail: Detail, metadata: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Everything about a rank, with all levels: for pages without a server."""
+def whole(detail: Detail, metadata: Mapping[str, Any], reasons: Reasons) -> NDArray[np.uint8]:
+    """Everything about a rank, with all levels and the reasons of its durations: for pages without a server."""
     packer = Packer()
     header = shared(detail, metadata, packer)
-    header["lanes"] = _whole_lanes(detail, packer)
+    header["lanes"] = _whole_lanes(detail, reasons.number, packer)
+    header["reasons"] = reasons.texts
     for name, about in header["rates"].items():
         about |= _whole_rate(detail, name, packer)
     if header["held"]:
@@ -143,7 +145,7 @@ class _Lanes:
 
     def pack(self, packer: Packer) -> None:
         """Adds the columns."""
-        for name in ("gap", "duration", "alike", "wait", "wait_for", "merged", "id", "released"):
+        for name in ("gap", "duration", "alike", "wait", "wait_for", "merged", "id", "released", "reason"):
             parts = self._events.get(name, [])
             packer.add(name, np.concatenate(parts) if parts else np.zeros(0, np.int64), delta=name == "id")
         columns = [np.concatenate(c) for c in zip(*self._bars, strict=True)] or [np.zeros(0, np.int64)] * 6
@@ -176,18 +178,20 @@ def _of_events(detail: Detail, rows: Any) -> dict[str, NDArray[Any]]:
     return columns
 
 
-def _whole_lanes(detail: Detail, packer: Packer) -> list[dict[str, Any]]:
+def _whole_lanes(detail: Detail, reason: NDArray[np.int64], packer: Packer) -> list[dict[str, Any]]:
     top, lanes = detail.header["top"], _Lanes(detail.header["origin"])
     origin = detail.header["origin"]
     for at, (first, last, row) in _bands(detail):
-        lanes.add(at, _columns(first - origin, last - first, spans.NEVER, {**_NO_EVENT, "alike": row}), None, top)
+        more = {**_NO_EVENT, "alike": row, "reason": 0}
+        lanes.add(at, _columns(first - origin, last - first, spans.NEVER, more), None, top)
     for lane in _drawn(detail):
         rows = slice(lane["first"], lane["last"])
         start = window.begin_of(detail, rows)
         duration = detail.columns["duration"][rows].astype(np.int64)
         merged, bars = spans.merge(start, duration, top)
         at = tracks.row(lane["engine"], lane["queue"], lane["lane"])
-        lanes.add(at, _columns(start, duration, merged, _of_events(detail, rows)), bars, top)
+        more = _of_events(detail, rows)
+        lanes.add(at, _columns(start, duration, merged, {**more, "reason": reason[more["id"]]}), bars, top)
         lanes.about[-1]["crowded"] = lane["crowded"]
     lanes.pack(packer)
     return lanes.about

@@ -65,9 +65,15 @@ class Embedded {
     return null
   }
 
+  // Why an event took as long as it did: what all that were computed alike have in common.
+  async why(key, id) {
+    const scene = await this.shared(key), at = this.index(scene)[id]
+    const text = scene.reasons[scene.columns.reason[at] - 1]
+    return text ? `It took ${time(scene.end[at] - scene.start[at])}${text}` : ""
+  }
+
   // What needs the analyzers, and what outlives the page, needs the server.
   async busy() { return null }
-  async why() { return "" }
   async code() { return null }
   async notes() { return [] }
   async keepNotes() {}

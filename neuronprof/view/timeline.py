@@ -63,7 +63,7 @@ def embedded(traces: Sequence["TraceFile"], rank: int | None = None, colour: str
     from bokeh.models import ColumnDataSource
 
     from neuronprof.analyze.pyramid.build import build
-    from neuronprof.view import scene
+    from neuronprof.view import reasons, scene
 
     check_colour(colour)
     ranks = [choose_ranks(trace, rank) for trace in traces]
@@ -74,10 +74,10 @@ def embedded(traces: Sequence["TraceFile"], rank: int | None = None, colour: str
     if not any(header["lanes"] or header["held"] for header in headers):
         return figures.nothing()
     shown = what(traces, ranks, (min(h["origin"] for h in headers), max(h["end"] for h in headers)))
-    packed = {
-        key: ColumnDataSource({"packed": scene.whole(detail, trace.metadata)})
-        for key, (trace, detail) in details.items()
-    }
+    packed = {}
+    for key, (trace, detail) in details.items():
+        why = reasons.find(trace, detail.header["rank"], detail.header["first_id"])
+        packed[key] = ColumnDataSource({"packed": scene.whole(detail, trace.metadata, why)})
     return layout(shown, {"packed": packed}, colour)
 
 

@@ -17,12 +17,13 @@ _WAITS = {
     "sbuf": "for room in SBUF or PSUM",
 }
 _NARROWEST = 40
+LETTERS = 42  # in a line of the page's details
 
 
 def text(explanation: Explanation, width: int) -> str:
     """All that is known, in lines of about this many letters."""
-    parts = [_head(explanation), *why_so_long(explanation, width), *_not_sooner(explanation)]
-    return "\n\n".join(parts)
+    whole = [_head(explanation), *why_so_long(explanation, width), *_not_sooner(explanation)]
+    return "\n\n".join(whole)
 
 
 def why_so_long(explanation: Explanation, width: int) -> Iterator[str]:
@@ -32,10 +33,14 @@ def why_so_long(explanation: Explanation, width: int) -> Iterator[str]:
             textwrap.wrap(f"It took {units.time(explanation.event['duration_ns'])}. {explanation.note}", width)
         )
         return
-    found = explanation.worked
-    yield f"It took {units.time(explanation.event['duration_ns'])}, bound by {found.bound}"
-    yield _formula(found, width)
-    yield _numbers(found, width)
+    first, *others = parts(explanation.worked, width)
+    yield f"It took {units.time(explanation.event['duration_ns'])}, {first}"
+    yield from others
+
+
+def parts(found: Worked, width: int) -> list[str]:
+    """What bound a duration, its formula, and the numbers in it."""
+    return [f"bound by {found.bound}", _formula(found, width), _numbers(found, width)]
 
 
 def _head(explanation: Explanation) -> str:

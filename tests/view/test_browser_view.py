@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 import time
 from pathlib import Path
 
@@ -102,6 +103,12 @@ def test_hover_tells_everything_about_an_event(show, small):
     assert "2 KiB  (6.36 GiB/s)" in text  # 2048 B in 300 ns: 6.83e9 B/s
     assert "30 ns for hbm" in text
     assert "200 ns for peer" in hover(tab, 1000, 5)
+
+
+def test_a_click_tells_why_an_event_took_so_long(show, small):
+    tab = show(small)
+    tab.mouse.click(*tab.evaluate("() => spot(400, 2)"))
+    tab.locator("#why pre").get_by_text(re.compile("It took 400 ns.\\s+Measured, not computed")).wait_for()
 
 
 def test_hover_on_quantities(show, small):

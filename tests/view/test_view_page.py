@@ -94,9 +94,10 @@ def test_names_from_the_trace_are_escaped(trace):
 
 def test_the_same_trace_gives_the_same_picture(two_ranks):
     from neuronprof.analyze.pyramid.build import build
-    from neuronprof.view import scene
+    from neuronprof.view import reasons, scene
 
-    first, second = (scene.whole(build(two_ranks, 0), two_ranks.metadata) for _ in range(2))
+    why = reasons.find(two_ranks, 0, 0)
+    first, second = (scene.whole(build(two_ranks, 0), two_ranks.metadata, why) for _ in range(2))
     assert first.tobytes() == second.tobytes()
 
 

@@ -94,9 +94,10 @@ class Kernels(Lowering):
         return self.builder.add(opcode, queue, op, operands, dtype=self._dtype(op), data=awaited)
 
     def _dtype(self, op: int) -> str:
-        """Of a product, that of its matrices, which what is added to it need not have."""
+        """Of a product, that of its matrices, which what is added to it, or says where groups of rows end, need not have."""
         signature = self.graph.signatures[self.graph.signature[op]]
-        matrices = signature.inputs if self.works[self.graph.signature[op]].kind is OpKind.GEMM else ()
+        product = self.works[self.graph.signature[op]].kind is OpKind.GEMM
+        matrices = [t for t in signature.inputs if product and len(t.shape) > 1]
         return matrices[-1].dtype if matrices else super()._dtype(op)
 
     def _products(self, group: Group) -> list[tuple[Opcode, Queue, int, tuple[int, int, int, int]]]:

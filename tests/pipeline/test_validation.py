@@ -46,6 +46,21 @@ def test_a_column_says_that_gradients_were_summed_in_fp32(tmp_path: Path) -> Non
     assert wrong.reason == "gradients is 'int8', but must be fp32, bf16 or fp16, or empty."
 
 
+def test_a_mixture_of_experts_is_one(tmp_path: Path) -> None:
+    # Of eight experts each token takes two, as the name says, or as many as the columns do; four ranks with two experts each.
+    dense = LLAMA.replace("fsdp", "none").replace(",4,256,704,", ",4,1024,4096,")
+    rows = (f"{dense},1,,", f"{dense},1,8,2", f"{dense},4,8,2", f"{dense},1,8,3", f"{dense},1,2,3")
+    named = dense.replace("Llama-toy", "Mixtral-8x7B") + ",1,,"
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([COLUMNS + ",ep,experts,top_k", *rows, named]) + "\n")
+    one, two, apart, three, wrong, mixtral = validate(path, workers=1)
+    found = [o.predicted_s for o in (one, two, three)]
+    assert found == sorted(set(found))
+    assert mixtral.predicted_s == two.predicted_s
+    assert apart.predicted_s is not None
+    assert wrong.reason == "top_k is 3, but a token cannot take more than the 2 experts."
+
+
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.csv").write_text("a,b\n1,2\n")
     with pytest.raises(NeuronprofError, match="no column 'chip'"):

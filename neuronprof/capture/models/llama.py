@@ -1,4 +1,4 @@
-"""Trains a Llama: RMSNorm, SwiGLU, rotary positions, grouped queries, fused attention."""
+"""Trains a Llama: RMSNorm, SwiGLU or a mixture of them (Mixtral), rotary positions, grouped queries, fused attention."""
 
 from typing import Any
 
@@ -79,6 +79,40 @@ def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate, self.up = (nn.Linear(shape.hidden, shape.inner, bias=False) for _ in range(2))
+        self.down = nn.Linear(shape.inner, shape.hidden, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, positions, width) to the same."""
+        return self.down(_Gated.apply(self.gate(x), self.up(x)))
+
+
+class Mixture(nn.Module):
+    """SwiGLU of the experts that a router picks for each token, on rows sorted by expert."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.chosen, self.router = shape.chosen, nn.Linear(shape.hidden, shape.experts, bias=False)
+        self.gate, self.up = (nn.Parameter(torch.empty(shape.experts, shape.hidden, shape.inner)) for _ in range(2))
+        self.down = nn.Parameter(torch.empty(shape.experts, shape.inner, shape.hidden))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, positions, width) to the same."""
+        rows = x.flatten(0, -2)
+        share, expert = self.router(rows).topk(self.chosen, -1)
+        order, share = expert.flatten().argsort(), share.softmax(-1).flatten()
+        ends = expert.flatten().bincount(minlength=len(self.gate)).cumsum(0).to(torch.int32)
+        picked = rows[order // self.chosen]
+        gate, up = (torch._grouped_mm(picked, weight, offs=ends) for weight in (self.gate, self.up))
+        made = torch._grouped_mm(_Gated.apply(gate, up), self.down, offs=ends) * share[order, None]
+        return torch.zeros_like(rows).index_add(0, order // self.chosen, made).view_as(x)
+
+
 class Block(nn.Module):
     """One layer."""
 
@@ -86,15 +120,12 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm, self.mlp_norm = RmsNorm(shape.hidden), RmsNorm(shape.hidden)
         self.attention = Attention(shape)
-        self.gate, self.up = (nn.Linear(shape.hidden, shape.inner, bias=False) for _ in range(2))
-        self.down = nn.Linear(shape.inner, shape.hidden, bias=False)
+        self.mlp = Mixture(shape) if shape.experts else FeedForward(shape)
 
     def forward(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """(batch, positions, width) to the same."""
         x = x + self.attention(self.attention_norm(x), turn)
-        inner = self.mlp_norm(x)
-        gate, up = self.gate(inner), self.up(inner)
-        return x + self.down(_Gated.apply(gate, up))
+        return x + self.mlp(self.mlp_norm(x))
 
 
 class Llama(nn.Module):

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 class Shape:
     """Sizes of a model and of what it is trained on. inner: width of the feed-forward part; batch: sequences of a step.
 
-    attention: fused, or eager, one operator after another (which takes as many heads of keys as of queries).
+    attention: fused, or eager, one operator after another (which takes as many heads of keys as of queries). experts: feed-forward parts
+    of a Llama's layer, of which a router picks `chosen` for each token (0: there is one, for all).
     """
 
     layers: int
@@ -25,6 +26,8 @@ class Shape:
     batch: int
     dtype: str
     attention: str
+    experts: int = 0
+    chosen: int = 0
 
     def arguments(self) -> tuple[str, ...]:
         """The command line that gives these sizes."""

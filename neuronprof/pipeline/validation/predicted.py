@@ -131,12 +131,14 @@ def training_script(row: Row, layers: int) -> tuple[str, tuple[str, ...]]:
     """The script of a row's model and its arguments, with so many layers.
 
     A feed-forward part four times as wide as the model is taken for a GPT's where the name says nothing. Attention is fused, but for GPTs
-    in FP16: they were trained before it was. More tensor-parallel ranks than heads of keys each have a copy of one.
+    in FP16: they were trained before it was. A mixture of experts is a Llama's. More tensor-parallel ranks than heads of keys each have a
+    copy of one.
     """
     from neuronprof.capture.models import training
 
     name = row.model.lower()
-    gpt = any(n in name for n in _GPTS) or (row.inner == 4 * row.hidden and not any(n in name for n in _LLAMAS))
+    llama = row.experts > 0 or any(n in name for n in _LLAMAS)
+    gpt = not row.experts and (any(n in name for n in _GPTS) or (row.inner == 4 * row.hidden and not llama))
     eager = gpt and row.dtype == "float16"
     shape = training.Shape(
         layers=layers,
@@ -149,6 +151,8 @@ def training_script(row: Row, layers: int) -> tuple[str, tuple[str, ...]]:
         batch=row.micro_batch,
         dtype=row.dtype,
         attention="eager" if eager else "fused",
+        experts=row.experts,
+        chosen=row.chosen,
     )
     return str(Path(training.__file__).with_name("gpt.py" if gpt else "llama.py")), shape.arguments()
 

@@ -1,6 +1,7 @@
 """A file of measured training steps: what each row says, as numbers."""
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _RECOMPUTE = {
     "full": "full", "all": "full", "yes": "full", "every_layer": "full", "every layer": "full", "uniform": "full", "block": "full",
     "true": "full",
 }  # fmt: skip
+_MIXTURE = re.compile(r"(?<!\d)(\d+)x\d+(?:\.\d+)?b")  # Mixtral-8x7B
+_MIXTRAL_TAKES = 2
 _GRADIENTS = {"": False, "bf16": False, "fp16": False, "fp32": True}
 _PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp8": "bfloat16", "fp32": "float32", "mixed": "bfloat16"}
 YARDSTICKS = ("constant_mfu_s", "constant_mfu_bubble_s", "calculon_s")
@@ -30,7 +33,8 @@ YARDSTICKS = ("constant_mfu_s", "constant_mfu_bubble_s", "calculon_s")
 class Row:
     """A measured step. Layout in ranks; recompute: none, selective, full, or '' where the source does not say; yardsticks: by column.
 
-    fp32_gradients: those of weights of 16 bits were summed in FP32; without the column 'gradients' they were not.
+    experts: feed-forward parts of a layer, of which each token takes `chosen` (0: there is one). fp32_gradients: those of weights of 16
+    bits were summed in FP32; without the column 'gradients' they were not.
     """
 
     number: int
@@ -41,6 +45,8 @@ class Row:
     layers: int
     hidden: int
     inner: int
+    experts: int
+    chosen: int
     heads: int
     kv_heads: int
     vocabulary: int
@@ -110,6 +116,7 @@ def _parsed(number: int, cells: dict[str, str]) -> Row:
     sizes = {name: _whole(cells, name, default) for name, default in _DEFAULTS.items()}
     inside = sizes["tp"] * sizes["pp"] * sizes["cp"]
     precision = cells.get("precision", "").lower() or "bf16"
+    experts, chosen = _experts(cells)
     return Row(
         number=number,
         dataset=cells.get("dataset") or "rows",
@@ -119,6 +126,8 @@ def _parsed(number: int, cells: dict[str, str]) -> Row:
         layers=_whole(cells, "layers"),
         hidden=hidden,
         inner=_whole(cells, "ffn_hidden", 4 * hidden),
+        experts=experts,
+        chosen=chosen,
         heads=heads,
         kv_heads=_whole(cells, "kv_heads", heads),
         vocabulary=_whole(cells, "vocab"),
@@ -135,6 +144,18 @@ def _parsed(number: int, cells: dict[str, str]) -> Row:
         yardsticks={name: _seconds(cells, name) for name in YARDSTICKS if cells.get(name)},
         **sizes,
     )
+
+
+def _experts(cells: dict[str, str]) -> tuple[int, int]:
+    """Experts and how many a token takes: of the columns, or of a name like Mixtral-8x7B, whose tokens take two of eight."""
+    named = _MIXTURE.search(cells["model"].lower())
+    if "experts" not in cells and named is None:
+        return 0, 0
+    experts = _whole(cells, "experts", int(named[1]) if named else 1)
+    chosen = _whole(cells, "top_k", min(experts, _MIXTRAL_TAKES))
+    if chosen > experts:
+        raise NeuronprofError(f"top_k is {chosen}, but a token cannot take more than the {experts} experts.")
+    return (experts, chosen) if experts > 1 else (0, 0)
 
 
 def _dtype(precision: str) -> str:

@@ -42,6 +42,18 @@ def test_fused_attention_is_one_kernel_of_which_a_causal_mask_spares_half():
     ]
 
 
+def test_a_grouped_product_runs_in_the_type_of_its_matrices():
+    # Eight rows for each of two experts; where the groups end is said in 32 bits.
+    g = toys.GraphBuilder()
+    rows = g.tensor(16, 64, dtype="bfloat16", role=Role.INPUTS)
+    weights = g.tensor(2, 64, 32, dtype="bfloat16", role=Role.WEIGHTS)
+    ends = g.tensor(2, dtype="int32", role=Role.INPUTS)
+    g.op("aten._grouped_mm.default", [rows, weights, ends], [g.tensor(16, 32, dtype="bfloat16", birth=0)])
+    program = compile_graph(g.graph(), toys.gpu(), 1)
+    product = program.opcode.tolist().index(Opcode.MATMUL)
+    assert program.dtypes[program.dtype[product]] == "bfloat16"
+
+
 def test_eager_operators_are_kernels_that_the_host_launches():
     found = shown(compile_graph(toys.mlp(batch=128), replace(toys.gpu(), eager=True), 1))
     assert [name for name, _, _ in found] == ["LAUNCH", "MATMUL", "DMA_LOAD", "LAUNCH", "TENSOR_SCALAR", "DMA_STORE"]

@@ -93,7 +93,7 @@ H100 = {"dp": 32, "chip": "h100-80gb"}  # two hosts
 PLANTED = [
     Planted("host-sync", mlp(then="print(loss.item())"), mlp()),
     Planted("input-copies", mlp(source="cpu"), mlp()),
-    Planted("float32-products", mlp(batch=256), mlp(batch=256, bf16=True)),
+    Planted("float32-products", mlp(), mlp(bf16=True)),
     Planted("unsharded-optimizer", ADAM, options={"dp": 8}, cure={"zero": 1}, careful=True),
     Planted("late-gradient-sync", WIDE, options={"dp": 8, "grad_sync": "after"}, cure={"grad_sync": "overlapped"}, within=0.2),
     Planted("small-collectives", SMALL, options={"dp": 8, "bucket_bytes": 1}, cure={"bucket_bytes": 25 << 20}, within=0.15),
@@ -115,7 +115,8 @@ def run_slower(whole, path, slow, times):
     columns = {name: table[name].combine_chunks() for name in table.column_names}
     columns |= {name: rows[name] for name in ("start_ts", "duration_ns", "wait_ns")}
     columns["wait_for"] = rows.text("wait_for", rows["wait_for"]).tolist()
-    segments = [whole.context.metadata["segments"][0] | {"end_ts": run.end_ts}]
+    own = next(s for s in whole.context.metadata["segments"] if s["step"] == step.window.step)
+    segments = [own | {"end_ts": run.end_ts}]
     with TraceWriter(path) as writer:
         writer.write(columns)
         writer.close(whole.context.metadata | {"segments": segments}, whole.trace.operators.to_dict("list"))

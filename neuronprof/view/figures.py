@@ -150,6 +150,10 @@ def _colours(palette: Sequence[str], name: str) -> "LinearColorMapper":
     return LinearColorMapper(palette=list(palette), low=-0.5, high=len(palette) - 0.5, name=name)
 
 
+# What stands at a value's place, in JavaScript: an amount with its unit, or a share of the limit.
+_AMOUNT, _UTILIZATION = "count(VALUE, 'UNIT')", "percent(VALUE / limit.location)"
+
+
 def quantity(x_range: "Range1d", name: str, label: str) -> dict[str, Any]:
     """A quantity over time against its limit; the page shows it, to its scale, where a rank has it.
 
@@ -164,11 +168,14 @@ def quantity(x_range: "Range1d", name: str, label: str) -> dict[str, Any]:
     source = ColumnDataSource({"x": [], "y": []})
     plot.varea(x="x", y1=0, y2="y", source=source, fill_color=tracks.BLUE, fill_alpha=0.22)
     line = plot.line(x="x", y="y", source=source, line_color=tracks.BLUE, line_width=1.2)
-    unit = "FLOP/s" if name == "flops" else "B/s"
-    look.quantity_axis(plot, label, f"return count(tick, '{unit}')")
     about = {"figure": plot, "source": source, "label": label, **look.limit(plot)}
-    share = "const limit = about.limit.location\nconst of = limit ? `  (${percent(value / limit)} of peak)` : ''\n"
-    _read_off(plot, line, {"limit": about["limit"]}, f"{share}return count(value, '{unit}') + of", label)
+    told = _UTILIZATION if name == "mfu" else _AMOUNT.replace("UNIT", "FLOP/s" if name == "flops" else "B/s")
+    tick, value = (told.replace("VALUE", what) for what in ("tick", "value"))
+    look.quantity_axis(plot, label, f"return {tick}")
+    plot.yaxis.formatter.args = {"limit": about["limit"]}
+    more = "${count(value, 'FLOP/s')}" if name == "mfu" else "${percent(value / limit.location)} of peak"
+    code = f"return {value} + (limit.location ? `  ({more})` : '')"
+    _read_off(plot, line, {"limit": about["limit"]}, code, label)
     return about
 
 
@@ -201,7 +208,7 @@ def _read_off(plot: "Figure", line: Any, about: dict[str, Any], code: str, label
             line_policy="prev",
             tooltips=look.value_tooltip(label),
             formatters={
-                "@y": CustomJSHover(args={"about": about}, code=look.script("format.js", then=code)),
+                "@y": CustomJSHover(args=about, code=look.script("format.js", then=code)),
                 "@x": at,
             },
             attachment="horizontal",

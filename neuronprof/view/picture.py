@@ -83,6 +83,7 @@ def write(
     panels = []
     for trace, detail in zip(traces, details, strict=True):
         about = scene.shared(detail, trace.metadata, Packer())
+        about["rates"].pop("mfu", None)  # the tensor engine's FLOP/s against their peak stand there
         panels.append(_Panel(trace, detail, about, start, end))
     height = sum(panel.height for panel in panels) + _MARGIN * len(panels)
     drawing = canvas.KINDS[output.suffix.lower()](WIDTH, height)

@@ -40,10 +40,13 @@ def shared(detail: Detail, metadata: Mapping[str, Any], packer: Packer) -> dict[
     names = [tracks.opcode_colour(text) for text in words["name"]]
     phases = [tracks.phase_colour(text) for text in words["phase"]]
     packer.add("colour_name", np.array([*names, grey])[table["name"]])
-    packer.add("colour_phase", np.array([*phases, grey])[table["phase"]])
+    throttled = np.array([word == tracks.THROTTLED for word in words["engine"]] + [False])
+    wine = tracks.PALETTE.index(tracks.WINE)
+    packer.add("colour_phase", np.where(throttled[table["engine"]], wine, np.array([*phases, grey])[table["phase"]]))
     rows = [tracks.row(lane["engine"], lane["queue"], lane["lane"]) for lane in _drawn(detail)]
     rows = sorted({tracks.row(name) for name in detail.header["bands"]} | set(rows)) if rows else []
-    limits = {name: machine.get(limit) for name, limit in _LIMITS.items()} | {"flops": peaks.get("bf16")}
+    limits = {name: machine.get(limit) for name, limit in _LIMITS.items()}
+    limits |= {"flops": peaks.get("bf16"), "mfu": peaks.get("bf16")}
     return {
         "rank": detail.header["rank"],
         "origin": detail.header["origin"],

@@ -71,10 +71,15 @@ class Timeline {
     this.lay()
   }
 
-  // The quantities of which the first rank has any.
+  // The quantities of which the first rank has any; where nothing is computed again, MFU says it all.
   known() {
-    const [{shared}] = this.scenes
-    return Object.entries(this.models.quantities).filter(([name, {slots}]) => slots ? shared.held : shared.rates[name])
+    const [{shared}] = this.scenes, {rates, held} = shared
+    const has = {
+      memory: held,
+      mfu: rates.mfu?.limit,
+      flops: rates.flops && !(rates.mfu?.limit && shared.legend.phase.every(([phase]) => phase != "recompute")),
+    }
+    return Object.entries(this.models.quantities).filter(([name]) => name in has ? has[name] : rates[name])
   }
 
   // All that can be hidden: rows of events, which can be pinned too, and quantities over time.
@@ -288,7 +293,7 @@ function adapt(name, {figure, limit, note, slots}, shared) {
   const top = Math.max(near ? capacity : 0, most) || 1
   figure.y_range.setv({start: 0, end: 1.22 * top})
   figure.left[0].ticker.setv({ticks: [0, top / 2, top]})
-  const print = {flops: (value) => count(value, "FLOP/s")}[name] ?? (slots ? size : (value) => count(value, "B/s"))
+  const print = {flops: (value) => count(value, "FLOP/s"), mfu: (value) => percent(value / capacity)}[name] ?? (slots ? size : (value) => count(value, "B/s"))
   const word = slots ? "capacity" : "peak"
   limit.setv({location: capacity ?? 0, visible: Boolean(near)})
   note.setv({y: near ? capacity : top, visible: Boolean(capacity),

@@ -209,7 +209,7 @@ def test_tracks_are_hidden_filtered_pinned_and_moved(large, open_tab):
     tracks.get_by_placeholder("Filter").fill("tens")
     drawn(tab)
     assert tab.evaluate(LABELS) == ["Collectives", "DMA weights", "Tensor"]  # what is pinned stays
-    assert tab.evaluate("() => timeline().state.figures().map(({name}) => name)") == ["lanes", "flops"]
+    assert tab.evaluate("() => timeline().state.figures().map(({name}) => name)") == ["lanes"]
 
 
 def test_a_click_on_its_heading_folds_a_rank(view, open_tab, tmp_path):

@@ -114,6 +114,8 @@ def test_a_click_tells_why_an_event_took_so_long(show, small):
 def test_hover_on_quantities(show, small):
     tab = show(small)
     assert "9 B" in hover(tab, 600, 0, "held")
+    # 6000 FLOP in 400 ns, of a peak of 1 TFLOP/s.
+    assert "1.5 %  (15 GFLOP/s)" in hover(tab, 400, 0, "mfu")
 
 
 def test_zoom_and_pan_move_only_along_time(show, large):

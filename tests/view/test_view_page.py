@@ -92,6 +92,23 @@ def test_names_from_the_trace_are_escaped(trace):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
+def test_throttled_is_where_the_array_was_cold(trace):
+    from neuronprof.analyze.pyramid.build import build
+
+    cold = {"a": {"operands": "matmul_cold M=128 cold=0.5"}, "b": {"operands": "matmul_tile M=128"}}
+    detail = build(trace(picture.rows("tensor aabb..aa\n vector .a", cold), [picture.segment(0, 8)]), 0)
+    assert [(start, end) for start, end, _ in detail.header["bands"]["throttled"]] == [(0, 2), (6, 8)]
+
+
+def test_what_is_computed_again_is_no_model_work(trace):
+    from neuronprof.analyze.pyramid.build import build
+
+    about = {"a": {"phase": "forward", "flops": 8}, "b": {"phase": "recompute", "flops": 20}}
+    detail = build(trace(picture.rows("tensor aaaabbbb", about), [picture.segment(0, 8)]), 0)
+    # 8 FLOP in 4 ns and 20 in 4, a second.
+    assert {name: detail.header["rates"][name]["largest"] for name in ("flops", "mfu")} == {"flops": 5e9, "mfu": 2e9}
+
+
 def test_the_same_trace_gives_the_same_picture(two_ranks):
     from neuronprof.analyze.pyramid.build import build
     from neuronprof.view import reasons, scene

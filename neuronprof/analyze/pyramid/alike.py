@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from neuronprof import formula
 from neuronprof.trace.batch import Vocabulary
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ TEXTS = (
     "engine", "kind", "name", "op_name", "layer", "phase", "source", "dtype", "replica_group", "algorithm", "region",
 )  # fmt: skip
 NUMBERS = ("op", "bytes", "flops")
-COLUMNS = (*TEXTS, *NUMBERS)
+THROTTLED = "throttled"  # 1 where the formula of a duration says that the PE array was cold
+COLUMNS = (*TEXTS, *NUMBERS, THROTTLED)
 _MOST = 2**62
 
 
@@ -43,9 +45,10 @@ class Collector:
 
         Args:
             table: with the columns of TEXTS, as one chunk each.
-            numbers: the columns of NUMBERS.
+            numbers: the columns of NUMBERS, and THROTTLED.
         """
-        columns = [coded(table[name], self.words[name]) for name in TEXTS] + [numbers[name] for name in NUMBERS]
+        columns = [coded(table[name], self.words[name]) for name in TEXTS]
+        columns += [numbers[name] for name in (*NUMBERS, THROTTLED)]
         if not len(columns[0]):
             return columns[0]
         first, place = _distinct(columns)
@@ -59,7 +62,7 @@ class Collector:
         """The number of a combination for a stretch of a band: a step, a phase, a region of this name."""
         given = {"engine": band, "name": name, band: name}
         texts = [self.words[column].code(given.get(column)) for column in TEXTS]
-        return self._row((*texts, *(-1 for _ in NUMBERS)))
+        return self._row((*texts, *(-1 for _ in NUMBERS), 0))
 
     def column(self, name: str) -> NDArray[np.int64]:
         """One column of the combinations so far."""
@@ -88,6 +91,14 @@ def coded(column: "pa.ChunkedArray", vocabulary: Vocabulary) -> NDArray[np.int64
         for chunk in column.chunks
     ]
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+def throttled(operands: "pa.ChunkedArray") -> NDArray[np.int64]:
+    """Which events' formulas name the share of them in which the PE array was cold."""
+    words = Vocabulary()
+    code = coded(operands, words)
+    cold = [int("cold" in formula.read(word)[1]) for word in words.words]
+    return np.array([*cold, 0], np.int64)[code]
 
 
 def shapes_of(operators: "pd.DataFrame") -> dict[int, str]:

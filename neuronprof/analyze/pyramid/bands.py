@@ -1,14 +1,15 @@
-"""Bands over the engines: steps from the run's segments, phases and the user's regions from what the compute engines ran."""
+"""Bands over the engines: steps from the run's segments; phases, the user's regions and throttling from what the compute engines ran."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import spans
+from neuronprof.analyze.pyramid.alike import THROTTLED
 from neuronprof.analyze.pyramid.tracks import Tracks
-from neuronprof.terms import COMPUTE_ENGINES
+from neuronprof.terms import COMPUTE_ENGINES, Engine
 
 STEP, PHASE, REGION = "step", "phase", "region"
 _AT_ONCE = 1_000_000  # events a compute engine
@@ -40,15 +41,30 @@ def bands(found: Tracks, run: list[dict[str, Any]]) -> dict[str, Band]:
             for a, b, c in zip(first.tolist(), last.tolist(), label.tolist(), strict=True)
             if words[name][c % many]
         ]
+    out[THROTTLED] = _throttled(found, edges)
     return {name: band for name, band in out.items() if band}
 
 
+def _throttled(found: Tracks, edges: NDArray[np.int64]) -> Band:
+    """The stretches in which the tensor engine ran below its speed, where single instructions were simulated."""
+    cold = found.alike.column(THROTTLED)
+    if not (cold > 0).any():
+        return []
+    row = found.alike.band(THROTTLED, THROTTLED)
+    first, last, label = _stretches(found, cold, edges, 2, (Engine.TENSOR,))
+    return [(a, b, row) for a, b, c in zip(first.tolist(), last.tolist(), label.tolist(), strict=True) if c % 2]
+
+
 def _stretches(
-    found: Tracks, code: NDArray[np.int64], edges: NDArray[np.int64], many: int
+    found: Tracks,
+    code: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    many: int,
+    engines: Sequence[Engine] = COMPUTE_ENGINES,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Runs of one label in one segment among the events of all compute engines: start, end, segment * many + label."""
+    """Runs of one label in one segment among the events of these engines: start, end, segment * many + label."""
     parts = []
-    for start, end, shared in _in_time(found):
+    for start, end, shared in _in_time(found, engines):
         label = code[shared]
         known = label >= 0
         start, end, label = start[known], end[known], label[known]
@@ -58,9 +74,11 @@ def _stretches(
     return spans.runs(columns[0], columns[1], columns[2])
 
 
-def _in_time(found: Tracks) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Start, end and alike row of the compute engines' events, sorted by start, a stretch of time after another."""
-    lanes = [lane for lane in found.lanes if lane.engine in COMPUTE_ENGINES]
+def _in_time(
+    found: Tracks, engines: Sequence[Engine]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Start, end and alike row of these engines' events, sorted by start, a stretch of time after another."""
+    lanes = [lane for lane in found.lanes if lane.engine in engines]
     at = {id(lane): lane.first for lane in lanes}
     start, duration = found.columns["start"], found.columns["duration"]
     while open_lanes := [lane for lane in lanes if at[id(lane)] < lane.last]:

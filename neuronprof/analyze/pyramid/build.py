@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from neuronprof.analyze import series, spans
 from neuronprof.analyze.pyramid import alike, bands, tracks
 from neuronprof.analyze.pyramid.store import Detail, Shelf, narrow
-from neuronprof.terms import ROLES, Engine
+from neuronprof.terms import ROLES, Engine, Phase
 
 if TYPE_CHECKING:
     from neuronprof.trace.reader import TraceFile
 
-VERSION = 2  # of what is kept on disk
+VERSION = 3  # of what is kept on disk
 CROWD = 16  # events a bin from which on a level is kept; finer ones are summed when they are looked at
 AT_ONCE = 2_000_000  # events summed at once
 MOST_BINS = 2**22  # of a quantity's finest level
@@ -32,6 +32,7 @@ RATES = {
     "neuronlink": (Engine.NEURONLINK, "bytes"),
     "efa": (Engine.EFA, "bytes"),
     "flops": (Engine.TENSOR, "flops"),
+    "mfu": (Engine.TENSOR, "model_flops"),
 }
 
 
@@ -56,6 +57,7 @@ def build(
     top = spans.top_level(end - origin)
     banded = bands.bands(found, segments)
     shared = found.alike.finish(alike.shapes_of(trace.operators))
+    columns = {**shared.columns, "model_flops": _model_flops(shared)}
     header: dict[str, Any] = {
         "rank": rank,
         "origin": origin,
@@ -72,13 +74,19 @@ def build(
     header["rates"] = {
         name: rates
         for name, (engine, amount) in RATES.items()
-        if (rates := _rates(found, engine, shared.columns[amount], (origin, end), (shelf, f"rate_{name}")))
+        if (rates := _rates(found, engine, columns[amount], (origin, end), (shelf, f"rate_{name}")))
     }
     header["held"] = _held(found, origin, top, shelf)
-    for name, column in shared.columns.items():
+    for name, column in columns.items():
         shelf.add(f"alike_{name}", column)
     shelf.add("alike_count", shared.count)
     return shelf.finish(header)
+
+
+def _model_flops(shared: alike.Alike) -> NDArray[np.int64]:
+    """The operations of each combination that the model needs: those that backward computes again are not counted twice."""
+    again = np.array([word == Phase.RECOMPUTE for word in shared.words["phase"]] + [False])
+    return np.where(again[shared.columns["phase"]], 0, shared.columns["flops"])
 
 
 def _extent(found: tracks.Tracks, segments: list[dict[str, Any]]) -> tuple[int, int]:

@@ -22,7 +22,7 @@ Report = Callable[[str, float], None]  # what is being done, and the share of it
 
 _TIMES = ("start_ts", "duration_ns", "wait_ns", "id")
 _NUMBERS = (*_TIMES, "queue", "released_by", "step", *alike.NUMBERS)
-_READ = (*_NUMBERS, "wait_for", *alike.TEXTS)
+_READ = (*_NUMBERS, "wait_for", "operands", *alike.TEXTS)
 _EVENT = ("start", "duration", "wait", "wait_for", "alike", "id", "released")
 
 
@@ -125,6 +125,7 @@ def _fill(trace: "TraceFile", rank: int, tracks: Tracks, last_id: int, report: R
         _keep_memory(table.filter(~timed), tracks)
         table = table.filter(timed)
         numbers = {name: table[name].fill_null(-1).to_numpy().astype(np.int64) for name in _NUMBERS}
+        numbers[alike.THROTTLED] = alike.throttled(table["operands"])
         released = numbers["released_by"]
         own = (released >= tracks.first_id) & (released <= last_id)
         new = {

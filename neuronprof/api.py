@@ -128,6 +128,19 @@ class Trace:
             raise NeuronprofError(f"{self.file.path} has no collectives between ranks.")
         return trafficplot.figure(sent)
 
+    def schedule(self) -> Any:
+        """A Bokeh figure of the pipeline's schedule, stages against time; `analyze("schedule")` is its table.
+
+        Raises:
+            NeuronprofError: the job has no pipeline.
+        """
+        from neuronprof.view import scheduleplot
+
+        table = self.analyze("schedule")
+        if table.empty:
+            raise NeuronprofError(f"{self.file.path} has no pipeline; record one with --pp.")
+        return scheduleplot.figure(table)
+
     def rank_map(self) -> Any:
         """A Bokeh layout of all ranks of the job over its steps, by waiting, lateness or busy engine; `ranks` is its table.
 

@@ -122,10 +122,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Chip:
-    """What an analyzer maps: all events of one chip, and the same cut into spans."""
+    """What an analyzer maps: all events of one chip, and the same cut into spans; metadata: of the trace."""
 
     events: Events
     windows: tuple[Window, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def spans(self) -> list[Span]:
@@ -276,7 +277,8 @@ def _opened(path: Path, _stamp: int, _thread: int) -> reader.TraceFile:
 def _map_chip(task: _Task) -> list[State]:
     names = tuple(dict.fromkeys(BASE + tuple(n for a in task.analyzers for n in a.needs)))
     stamp = task.path.stat().st_mtime_ns if task.path.exists() else 0
-    chip = Chip(events(_opened(task.path, stamp, get_ident()).columns(names, chip=task.chip)), task.windows)
+    trace = _opened(task.path, stamp, get_ident())
+    chip = Chip(events(trace.columns(names, chip=task.chip)), task.windows, trace.metadata)
     return [analyzer.map(chip) for analyzer in task.analyzers]
 
 

@@ -14,6 +14,7 @@ from neuronprof.analyze.critical_path import CriticalPath
 from neuronprof.analyze.links import Links
 from neuronprof.analyze.memory import Memory
 from neuronprof.analyze.roofline import Roofline
+from neuronprof.analyze.schedule import Schedule
 from neuronprof.analyze.stragglers import Stragglers
 from neuronprof.analyze.traffic import Traffic
 from neuronprof.analyze.transfers import Transfers
@@ -30,6 +31,7 @@ ANALYZERS: tuple[Analyzer, ...] = (
     Communication(),
     Traffic(),
     Links(),
+    Schedule(),
     Underused(),
     Transfers(),
     Roofline(),

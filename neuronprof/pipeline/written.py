@@ -1,5 +1,6 @@
 """Writes a simulated recording as a trace."""
 
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def _metadata(recorded: "Recording", simulated: Simulated, roles: dict[int, str]
         "unknown_operators": unknown,
         "machine": machine(job),
         "mesh": simulated.mesh,
-        "pipeline": {"count": job.stages[0], "stride": job.stages[1]},
+        "pipeline": {"count": job.stages[0], "stride": job.stages[1], "passes": _passes(simulated)},
         "world_size": job.world,
         "written_ranks": list(roles),
         "rank_roles": {str(rank): role for rank, role in roles.items() if role},
@@ -120,6 +121,19 @@ def _layout(options: Options) -> dict[str, Any]:
     layout = options.layout()
     names = ("microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "vp")
     return {name: getattr(layout, name) for name in names}
+
+
+def _passes(simulated: Simulated) -> list[list[list[int]]]:
+    """By stage, of each pass: the number of its first instruction in a run, and its micro-batch (-1: none's); nothing where runs differ."""
+    found = []
+    for segment in simulated.segments:
+        compiled, of_run = segment.compiled, []
+        for parts, order in zip(compiled.parts, compiled.orders, strict=True):
+            first = [0, *accumulate(len(parts[chunk]) for chunk, _ in order)]
+            of_run.append([first[:-1], [microbatch for _, microbatch in order]])
+        found.append(of_run)
+    alike = all(of_run == found[0] for of_run in found)
+    return found[0] if alike and len(found[0]) > 1 else []
 
 
 def _segments(simulated: Simulated) -> list[dict[str, Any]]:

@@ -76,7 +76,8 @@ ARROW = pa.schema(
 
 
 # JSON: run, machine, mesh, segments; formulas: text, bounds and slowed_by of each (neuronprof.formula), given: value and meaning of what
-# they name besides operands and the machine's numbers; numbering: how ids count, for whoever needs an instruction's number.
+# they name besides operands and the machine's numbers; numbering: how ids count, for whoever needs an instruction's number; pipeline:
+# count and stride of the stages, passes: by stage the first instruction of each pass and its micro-batch, -1 for none.
 METADATA_KEY = b"neuronprof"
 OPERATORS_KEY = b"neuronprof.operators"  # base64 of an Arrow IPC stream: the operators table
 RANKS_KEY = b"neuronprof.ranks"  # the same: the ranks table, where it is small; else RANKS_FILE beside the parts

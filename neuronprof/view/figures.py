@@ -39,7 +39,7 @@ def time_range(start: int, end: int) -> "Range1d":
 
 
 def _figure(x_range: "Range1d", height: int, **options: Any) -> "Figure":
-    from bokeh.models import BoxZoomTool, CustomJSTickFormatter, PanTool, ResetTool, WheelZoomTool
+    from bokeh.models import BoxZoomTool, PanTool, ResetTool, WheelZoomTool
     from bokeh.plotting import figure
 
     tools = [
@@ -51,13 +51,7 @@ def _figure(x_range: "Range1d", height: int, **options: Any) -> "Figure":
     plot = figure(
         x_range=x_range, height=height, tools=tools, sizing_mode="stretch_width", lod_threshold=None, **options
     )
-    plot.xaxis.formatter = CustomJSTickFormatter(
-        code=look.script(
-            "format.js",
-            then="const step = ticks.length > 1 ? Math.abs(ticks[1] - ticks[0]) : 1\n"
-            "return instant(tick, step, Math.max(...ticks.map(Math.abs)))",
-        )
-    )
+    look.time_axis(plot)
     look.apply(plot, GUTTER)
     return plot
 

@@ -115,6 +115,12 @@ def scale(axis: Any, code: str) -> None:
     axis.formatter = CustomJSTickFormatter(code=script("format.js", then=code))
 
 
+def time_axis(plot: "Figure") -> None:
+    """Ticks of an axis of time, with as many decimals as the distance between them needs."""
+    step = "const step = ticks.length > 1 ? Math.abs(ticks[1] - ticks[0]) : 1\n"
+    scale(plot.xaxis, f"{step}return instant(tick, step, Math.max(...ticks.map(Math.abs)))")
+
+
 def name_axes(plot: "Figure") -> None:
     """The look of what axes are called."""
     plot.axis.axis_label_text_font = FONT
@@ -128,6 +134,13 @@ def legend(plot: "Figure") -> None:
     plot.legend.label_text_font, plot.legend.label_text_font_size, plot.legend.label_text_color = FONT, "11px", INK
     plot.legend.border_line_color, plot.legend.background_fill_color = None, PAPER
     plot.legend.background_fill_alpha, plot.legend.padding, plot.legend.spacing = 0.8, 4, 1
+
+
+def legend_above(plot: "Figure") -> None:
+    """A legend in a line above a plot."""
+    plot.add_layout(plot.legend[0], "above")
+    legend(plot)
+    plot.legend.orientation, plot.legend.spacing = "horizontal", 14
 
 
 def headings_right(places: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ function begin() {
     remember(timeline())
   }))
   document.addEventListener("neuronprof.rank", ({detail}) => openRank(timeline(), detail))
+  document.addEventListener("neuronprof.place", ({detail}) => openPlace(timeline(), detail))
   addEventListener("popstate", () => restore(timeline(), stateOf(location.hash)))
   whenThere(() => model("timeline"), (root) => {
     turnTo(stateOf(location.hash).page)
@@ -103,6 +104,12 @@ function openRank(shown, rank) {
   tell("")
   shown.models.rank.value = key
   turnTo("timeline")
+  return true
+}
+
+function openPlace(shown, {rank, start, end}) {
+  if (openRank(shown, rank))
+    fit(shown, start, end)
 }
 
 const onTimeline = () => document.body.dataset.page == "timeline"

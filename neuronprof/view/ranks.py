@@ -58,7 +58,5 @@ def _distribution(table: "pd.DataFrame") -> "Figure":
         plot.quad(left=edges[:-1][some], right=edges[1:][some], bottom=0, top=count[some], fill_color=colour, fill_alpha=0.7,
                   line_color=None, legend_label=label)  # fmt: skip
     plot.y_range.start = 0
-    plot.add_layout(plot.legend[0], "above")
-    plot.legend.orientation = "horizontal"
-    look.legend(plot)
+    look.legend_above(plot)
     return plot

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuronprof.analyze import pairs
-from neuronprof.view import heading, look, ranks, rooflineplot, tables, terminal, trafficplot
+from neuronprof.view import heading, look, ranks, rooflineplot, scheduleplot, tables, terminal, trafficplot
 
 if TYPE_CHECKING:
     from bokeh.models import UIElement
@@ -67,7 +67,7 @@ def _parts(name: str, found: Found) -> list["UIElement"]:
     if name == HEADING:
         return [html("heading", figures=heading.figures(found.summary))]
     if name == "ranks":
-        return ranks.ranks(found.trace.totals)
+        return [*_schedule(found), *ranks.ranks(found.trace.totals)]
     parts: list[UIElement] = []
     if name == "summary":
         summary = found.summary
@@ -79,6 +79,14 @@ def _parts(name: str, found: Found) -> list["UIElement"]:
     if name == "communication":
         parts += _traffic(found)
     return [*parts, *tables.page(name, found.tables)]
+
+
+def _schedule(found: Found) -> list["UIElement"]:
+    table = found.tables["schedule"]["schedule"]
+    if table.empty:
+        return []
+    told = "What each pipeline stage does when, with the numbers of the micro-batches. A click opens the place in the timeline."
+    return [tables.sentence(told), scheduleplot.figure(table), *tables.page("schedule", found.tables)]
 
 
 def _traffic(found: Found) -> list["UIElement"]:

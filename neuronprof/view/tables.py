@@ -111,12 +111,24 @@ _MEMORY = Table(
         Shown("share", "Of peak", "share"), Shown("capacity_share", "Of capacity", "share", 110),
     ),
 )  # fmt: skip
+_STAGES = Table(
+    "schedule",
+    "schedule_stages",
+    "A step of each pipeline stage: what it works, and what it loses in bubbles.",
+    (
+        Shown("stage", "Stage", "number"), Shown("rank", "Rank", "number"), Shown("forward_ns", "Forward", "time"),
+        Shown("backward_ns", "Backward", "time"), Shown("optimizer_ns", "Optimizer", "time"),
+        Shown("collectives_ns", "Collectives", "time", 110), Shown("bubble_ns", "Bubble", "time"),
+        Shown("bubble_share", "Of the step", "share"),
+    ),
+)  # fmt: skip
 PAGES: dict[str, tuple[Table, ...]] = {
     "summary": (_BUSY, _UNDERUSED, _STEPS),
     "operators": (_BY_OPERATOR,),
     "communication": (_COLLECTIVES,),
     "roofline": (_ROOFLINE,),
     "memory": (_MEMORY,),
+    "schedule": (_STAGES,),
 }
 
 

@@ -412,6 +412,23 @@ def test_advice_stands_where_it_shows(view, open_tab):
     assert end - start < 1.5 * found["end"]
 
 
+def test_a_click_on_the_schedule_opens_the_place(view, open_tab, tmp_path):
+    about = {"f": {"phase": "forward"}, "b": {"phase": "backward"}, "S": {"replica_group": "pp:0>1"}}
+    events = picture.rows("tensor f..b\n cc .S\n rank 1\n tensor .fb\n cc ..S", about, scale=1000)
+    for number, event in enumerate(sorted(events, key=lambda event: (event["rank"], event["start_ts"]))):
+        event["id"] = number
+    path = picture.write(tmp_path / "t.parquet", events, [picture.segment(0, 4000)], pipeline={"count": 2, "stride": 1})
+    tab = open_tab(view(path).address)
+    turn_to(tab, "ranks")
+    tab.wait_for_function("() => find('schedule')?.view.frame.bbox.width > 100")
+    numbers = "() => find('schedule').model.renderers.find((r) => r.name == 'numbers').data_source.data.text"
+    tab.wait_for_function(f"() => ({numbers})().join() == '0,0,0,0'")
+    tab.mouse.click(*tab.evaluate("() => spot(2500, 1, 'schedule')"))
+    tab.wait_for_function("() => timeline().state.keys == '0/1'")
+    assert tab.locator("#page-timeline").is_visible()
+    assert limits(tab) == pytest.approx([1800, 3200])  # the pass and a fifth of it on each side
+
+
 def test_code_stands_beside_an_event_as_text(view, open_tab, tmp_path):
     (tmp_path / "train.py").write_text(f"import this\nloss = '{HOSTILE}'\n")
     about = {"a": {"op": 0, "op_name": "mm", "source": "train.py:2"}}

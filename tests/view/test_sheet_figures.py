@@ -64,6 +64,28 @@ def test_ranks_that_do_not_fit_below_each_other_stand_side_by_side():
     assert image[149].tolist() == [298, 299, 1298, 1299]
 
 
+def test_a_schedule_is_drawn_a_row_a_stage(trace):
+    # Stage 0: forward, a bubble of 2 ns while stage 1 works, backward. Each pass is a rectangle with its number.
+    about = {"f": {"phase": "forward"}, "b": {"phase": "backward"}, "S": {"replica_group": "pp:0>1"}}
+    events = picture.rows("tensor f..b\n cc .S\n rank 1\n tensor .fb\n cc ..S", about)
+    events = [{**event, "id": 100 * event["rank"] + 10 * event["start_ts"] + (event["engine"] == "cc")} for event in events]  # fmt: skip
+    opened = trace(events, [picture.segment(0, 4)], pipeline={"count": 2, "stride": 1})
+    plot = neuronprof.load(opened.path).schedule()
+    drawn = [
+        (what, stage, start, end, number)
+        for renderer in plot.renderers
+        if renderer.name == "pieces"
+        for what, stage, start, end, number in zip(
+            *(renderer.data_source.data[name] for name in ("what", "stage", "start_ts", "end_ts", "number")), strict=True
+        )
+    ]  # fmt: skip
+    assert drawn == [
+        ("forward of micro-batch 0", 0, 0, 1, "0"), ("forward of micro-batch 0", 1, 1, 2, "0"),
+        ("backward of micro-batch 0", 0, 3, 4, "0"), ("backward of micro-batch 0", 1, 2, 3, "0"),
+        ("bubble", 0, 1, 3, ""), ("bubble", 1, 0, 1, ""), ("bubble", 1, 3, 4, ""),
+    ]  # fmt: skip
+
+
 def test_a_notebook_shows_the_figures(trace):
     about = {"a": {"op": 0, "op_name": "mm", "phase": "forward", "dtype": "bfloat16", "flops": 100, "bytes": 10}}
     opened = trace(picture.rows("tensor aaaa\n dma a", about), [picture.segment(0, 4)])
@@ -73,6 +95,8 @@ def test_a_notebook_shows_the_figures(trace):
         loaded.rank_map()
     with pytest.raises(NeuronprofError, match="has no collectives between ranks"):
         loaded.traffic()
+    with pytest.raises(NeuronprofError, match="has no pipeline; record one with --pp"):
+        loaded.schedule()
 
 
 def test_traffic_is_a_matrix_in_which_nothing_sent_is_nothing_drawn():

@@ -61,6 +61,13 @@ class Draft:
         target = np.repeat(np.arange(len(self.step)), np.diff(self.step.ptr))
         self.edges &= ~(rows[target] & np.isin(self.step.why, kinds))
 
+    def without_edges_between(self, rows: Mask, same: str) -> None:
+        """Rows that agree in the column `same` no longer wait for each other, but in their queues."""
+        step = self.step
+        target = np.repeat(np.arange(len(step)), np.diff(step.ptr))
+        inside = rows[target] & rows[step.source] & (step.events[same][target] == step.events[same][step.source])
+        self.edges &= ~(inside & (step.why != flow.QUEUE))
+
 
 @dataclass(frozen=True)
 class Replayed:

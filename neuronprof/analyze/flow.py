@@ -30,6 +30,7 @@ _STREAMS = (Engine.HBM, Engine.NEURONLINK, Engine.EFA)
 NEEDS = schema.select(
     "id", "chip", "core", "rank", "step", "engine", "queue", "kind", "name", "start_ts", "duration_ns", "wait_ns", "wait_for", "op",
     "op_name", "layer", "phase", "source", "bytes", "flops", "dtype", "collective", "replica_group", "algorithm", "released_by",
+    "operands",
 )  # fmt: skip
 
 

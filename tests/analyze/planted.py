@@ -43,6 +43,52 @@ for _ in range(3):
     optimizer.step()
 """
 )
+ATTENTION = (
+    HEAD
+    + """
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear({width}, 3 * {width}), nn.Linear({width}, {width})
+    def forward(self, x):
+        split = (*x.shape[:2], {heads}, -1)
+        q, k, v = (part.view(split).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        if {fused}:
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
+        else:
+            y = torch.softmax(q @ k.transpose(-1, -2) * 0.1, -1) @ v
+        return x + self.out(y.transpose(1, 2).reshape(x.shape))
+model = nn.Sequential(*[Block() for _ in range({layers})]).to("neuron").to(torch.bfloat16)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    x = torch.ones({batch}, 1024, {width}, device="neuron", dtype=torch.bfloat16)
+    optimizer.zero_grad(); model(x).square().mean().backward(); optimizer.step()
+"""
+)
+REORDERED = (
+    HEAD
+    + """
+class Block(nn.Linear):
+    def forward(self, x):
+        return super().forward(x{reordered})
+model = nn.Sequential(*[Block(1024, 1024) for _ in range(4)]).to("neuron").to(torch.bfloat16)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    x = torch.ones(4096, 1024, device="neuron", dtype=torch.bfloat16)
+    optimizer.zero_grad(); model(x).square().mean().backward(); optimizer.step()
+"""
+)
+HEAVY_HEAD = (
+    HEAD
+    + """
+layers = [nn.Embedding(4096, 1024), *[nn.Linear(1024, 1024) for _ in range(8)], nn.Linear(1024, 4096)]
+model = nn.Sequential(*layers).to("neuron").to(torch.bfloat16)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    x = torch.zeros(16384, dtype=torch.long, device="neuron")
+    optimizer.zero_grad(); model(x).square().mean().backward(); optimizer.step()
+"""
+)
 
 
 def mlp(**changed):
@@ -62,6 +108,16 @@ def mlp(**changed):
 def accumulated(always):
     """Four micro-batches a step; gradients are reduced always, or after the last."""
     return ACCUMULATED.format(always=always)
+
+
+def attention(**changed):
+    """Blocks of attention alone, with heads of 128."""
+    return ATTENTION.format(**{"width": 512, "heads": 4, "layers": 2, "batch": 2, "fused": True} | changed)
+
+
+def reordered(text):
+    """Linear layers on operands that go through an expression first."""
+    return REORDERED.format(reordered=text)
 
 
 @dataclass(frozen=True)
@@ -86,18 +142,28 @@ class Planted:
         return self.twin or self.script, self.options | self.cure
 
 
+SCORES = attention(heads=8, fused=False)
+DEEP = attention(width=1024, layers=8, batch=64)
 ADAM = mlp(optimizer="AdamW")
 WIDE = mlp(width=2048, layers=8, batch=4096, bf16=True)
 SMALL = mlp(width=256, layers=16, batch=4096)
 H100 = {"dp": 32, "chip": "h100-80gb"}  # two hosts
+TWO_STAGES = {"pp": 2, "microbatches": 8}
 PLANTED = [
     Planted("host-sync", mlp(then="print(loss.item())"), mlp()),
     Planted("input-copies", mlp(source="cpu"), mlp()),
-    Planted("float32-products", mlp(), mlp(bf16=True)),
+    Planted("float32-products", mlp(batch=4096), mlp(batch=4096, bf16=True)),
     Planted("unsharded-optimizer", ADAM, options={"dp": 8}, cure={"zero": 1}, careful=True),
     Planted("late-gradient-sync", WIDE, options={"dp": 8, "grad_sync": "after"}, cure={"grad_sync": "overlapped"}, within=0.2),
     Planted("small-collectives", SMALL, options={"dp": 8, "bucket_bytes": 1}, cure={"bucket_bytes": 25 << 20}, within=0.15),
     Planted("sync-every-microbatch", accumulated(True), accumulated(False), {"world_size": 8}, within=0.2),
+    Planted("launch-bound", attention(), options={"chip": "h100-80gb", "eager": True}, cure={"eager": False}, careful=True),
+    Planted("unfused-attention", SCORES, attention(heads=8)),
+    Planted("layout-copies", reordered(".t().contiguous().t()"), reordered(""), within=0.25),
+    Planted("recompute-with-room", attention(), options={"recompute": "full"}, cure={"recompute": "none"}),
+    Planted("pipeline-bubble", DEEP, options={"pp": 4, "microbatches": 4}, cure={"microbatches": 16}, within=0.2),
+    Planted("stage-imbalance", HEAVY_HEAD, options={**TWO_STAGES, "even_stages": True}, cure={"even_stages": False}, within=0.2),
+    Planted("degraded-link", mlp(), options={"dp": 16, "links": {1: 0.25}}, cure={"links": {}}, within=0.01),
     Planted("slow-chip", mlp(), options={"dp": 8, "slow_chips": {1: 1.5}}, cure={"slow_chips": {}}, within=0.01),
     Planted("throttled-core", mlp(), options={"dp": 8, "throttled": {5: 2.0}}, cure={"throttled": {}}, within=0.01),
     Planted("late-host", mlp(bf16=True), options={**H100, "late_hosts": {1: 2e-4}}, cure={"late_hosts": {}}, within=0.01),
@@ -105,7 +171,7 @@ PLANTED = [
 
 
 def run_slower(whole, path, slow, times):
-    """Writes the first step of a trace as it would have been with some rows slower; slow: from the step's events to a mask of them."""
+    """Writes the typical step of a trace as it would have been with some rows slower; slow: from the step's events to a mask of them."""
     step = whole.step
     run = changes.run(step, whole.context, [lambda draft: draft.scale(slow(step.events), times)])
     rows = whatif.events_of(step, run)

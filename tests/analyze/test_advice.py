@@ -1,10 +1,15 @@
 """The advice: each rule fires on the fault that is planted for it, is silent on the clean twin, and its gain is the twin's."""
 
+from dataclasses import replace
+from importlib import resources
+
 import picture
 import pytest
-from planted import PLANTED, mlp, run_slower
+from planted import PLANTED, attention, mlp, run_slower
 
 import neuronprof
+from neuronprof.analyze.advice import memory
+from neuronprof.analyze.advice.case import Case
 from neuronprof.analyze.advice.walk import Advice
 from neuronprof.analyze.advice.wording import WORDING
 from neuronprof.analyze.walk import Whole
@@ -89,6 +94,54 @@ def test_uneven_work_is_found_with_its_price(trace, drawn, gain):
     ]
     whole = Whole(trace(rows, [picture.segment(0, 14 if gain is None else 16)]))
     assert found(whole).get("uneven-work") == gain
+
+
+LATE = """
+    tensor  aaaa....bbbb
+    cc      ....CCCC....
+"""
+AHEAD = """
+    tensor  aaaabbbb
+    cc      CCCC....
+"""
+
+
+@pytest.mark.parametrize(("drawn", "gain"), [(AHEAD, None), (LATE, 4)])
+def test_weights_gathered_when_they_are_needed_are_found_with_their_price(trace, drawn, gain):
+    # b needs the weights that C gathers; C waits for a only where it is late, and hidden behind a it costs nothing.
+    weights = {"C": {"name": "AllGather", "collective": 1, "replica_group": "dp:0-1", "phase": "forward"}}
+    a, b, gather = picture.rows(drawn, weights)
+    rows = [a | {"id": 0}, gather | {"id": 1, "deps": [1] if gain else []}, b | {"id": 2, "deps": [1]}]
+    assert found(Whole(trace(rows, [picture.segment(0, 12 if gain else 8)]))).get("exposed-weight-gather") == gain
+
+
+def test_products_that_leave_half_of_the_array_empty_are_found_with_their_price(recorded, tmp_path):
+    # Heads of 64 fill 64 of 128 rows; with as many PEs in arrays of 64 rows the same script needs half the time for these products.
+    text = resources.files("neuronprof.hardware").joinpath("trainium4.toml").read_text(encoding="utf-8")
+    for number, old, new in (("rows", 128, 64), ("arrays", 6, 12)):
+        text = text.replace(f"\n{number} = {{ value = {old},", f"\n{number} = {{ value = {new},")
+    shallow = tmp_path / "shallow.toml"
+    shallow.write_text(text, encoding="utf-8")
+    script = attention(heads=8).replace("torch.bfloat16", "torch.float32")
+    filled = recorded(script, chip=str(shallow))
+    empty = recorded(script)
+    assert "poor-pe-fill" not in found(filled)
+    gain = empty.step.window.time_ns - filled.step.window.time_ns
+    assert found(empty)["poor-pe-fill"] == pytest.approx(gain, rel=0.1)
+
+
+def test_tensor_parallelism_beyond_a_host_is_found(recorded):
+    script, host = attention(width=1024, heads=16), {"chip": "h100-80gb"}
+    assert "tensor-parallel-far" in found(recorded(script, tp=16, **host))
+    assert "tensor-parallel-far" not in found(recorded(script, tp=8, dp=2, **host))
+
+
+def test_what_is_computed_again_for_lack_of_room_is_left_alone(recorded):
+    whole = recorded(attention(), recompute="full")
+    fit = whole.context.metadata["memory_fit"]
+    full = replace(whole.context, metadata=whole.context.metadata | {"memory_fit": fit | {"capacity": fit["peak"] + 1}})
+    case = Case(whole.step, full, whole.trace.operators)
+    assert memory.RecomputeWithRoom().look(case) is None
 
 
 def test_an_optimizer_is_not_shared_out_where_the_gather_takes_longer(recorded):

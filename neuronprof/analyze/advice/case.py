@@ -19,6 +19,8 @@ from neuronprof.terms import COMPUTE_ENGINES, Engine
 if TYPE_CHECKING:
     import pandas as pd
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Case:
@@ -97,6 +99,17 @@ class Case:
     def place(self) -> NDArray[np.int64]:
         """The place of each row's rank among `ranks`."""
         return self._rank[1]
+
+    @cached_property
+    def shapes(self) -> list[list[Shape]]:
+        """Shapes of each operator's operands and results in the order of its text, by number; the last, -1, is of rows that have none."""
+        found: list[list[Shape]] = [[] for _ in range(int(self.events["op"].max(initial=-1)) + 2)]
+        for op, text in zip(self.operators["op"].tolist(), self.operators["shapes"].tolist(), strict=True):
+            if 0 <= op < len(found) - 1:
+                found[op] = [
+                    tuple(map(int, re.findall(r"\d+", shape))) for shape in re.findall(r"\(([\d, ]*)\)", text or "")
+                ]
+        return found
 
     @property
     def stages(self) -> int:

@@ -107,3 +107,47 @@ class SyncEveryMicrobatch(Rule):
             f"{units.time(case.by_rank(early, case.exposed).mean())} of them exposed."
         )
         return Finding(wrong, case.say("accumulate"), early, (scaled(early, 0.0),))
+
+
+@dataclass(frozen=True)
+class ExposedWeightGather(Rule):
+    """Weights that replicas share out (ZeRO-3) are gathered when they are needed rather than ahead."""
+
+    name: ClassVar[str] = "exposed-weight-gather"
+    confidence: ClassVar[Confidence] = Confidence.MEDIUM
+
+    def look(self, case: Case) -> Finding | None:
+        """Gathers over replicas in forward and backward that no compute hides."""
+        gathers = changes.collectives(case.step, (Collective.ALL_GATHER,), "dp")
+        rows = gathers & ~case.among("phase", [Phase.OPTIMIZER])
+        exposed = case.by_rank(rows, case.exposed).mean()
+        if not exposed:
+            return None
+        size = units.size(case.by_rank(rows, case.events["bytes"]).mean())
+        wrong = f"Gathering {size} of weights in {rows.sum() / len(case.ranks):,.0f} collectives a step stands exposed for {units.time(exposed)}: {case.where(rows)}."  # noqa: E501
+        return Finding(wrong, case.say("prefetch"), rows, (changes.overlapped("weight_gather"),))
+
+
+@dataclass(frozen=True)
+class TensorParallelFar(Rule):
+    """A tensor-parallel group reaches beyond its chips' links, so that each layer's collectives go over the network between hosts."""
+
+    name: ClassVar[str] = "tensor-parallel-far"
+    confidence: ClassVar[Confidence] = Confidence.MEDIUM
+
+    def look(self, case: Case) -> Finding | None:
+        """Collectives along the tensor-parallel axis that use EFA; inside, the same bytes would go over the chips' links."""
+        kinds = tuple(kind for kind in Collective if kind not in (Collective.SEND, Collective.RECV))
+        share = changes.on_link(case.step, case.context, Engine.EFA)
+        rows = changes.collectives(case.step, kinds, "tp") & (share > 0)
+        faster = case.context.limit("neuronlink_bandwidth") / case.context.limit("efa_bandwidth")
+        if not rows.any() or not faster > 1:
+            return None
+
+        def inside(draft: Draft) -> None:
+            draft.wire[rows] *= (1 - share + share / faster)[rows]
+
+        ways = int(case.mesh.get("tp", 1))
+        exposed = units.time(case.by_rank(rows, case.exposed).mean())
+        wrong = f"Tensor parallelism over {ways} ranks reaches beyond the chips that NeuronLink joins: {exposed} of it exposed: {case.where(rows)}."  # noqa: E501
+        return Finding(wrong, case.say("tensor parallel"), rows, (inside,))

@@ -9,6 +9,7 @@ from neuronprof import units
 from neuronprof.analyze import changes
 from neuronprof.analyze.advice.case import Case
 from neuronprof.analyze.advice.rule import Confidence, Finding, Rule, scaled
+from neuronprof.analyze.pefill import fills
 from neuronprof.terms import COMPUTE_ENGINES, Collective, Engine, Phase
 
 _FLOAT32 = ("float32", "float64")
@@ -63,3 +64,28 @@ class UnshardedOptimizer(Rule):
         time = units.time(case.mean(rows))
         wrong = f"All {replicas} replicas do the whole optimizer step, {time}: {case.where(rows)}."
         return Finding(wrong, case.say("zero"), rows, mend, gathered)
+
+
+@dataclass(frozen=True)
+class PoorFill(Rule):
+    """Products whose sides leave rows or columns of the PE array empty, as a head dimension of 64 does half of its 128.
+
+    most: of the array filled; above, a mended shape gains little (assumed: three quarters, between a half and a whole).
+    """
+
+    name: ClassVar[str] = "poor-pe-fill"
+    confidence: ClassVar[Confidence] = Confidence.LOW
+    most: float = 0.75
+
+    def look(self, case: Case) -> Finding | None:
+        """Products by what their formula says of the array; they would take their share of it."""
+        fill = fills(case.events, case.context)
+        rows = case.on(Engine.TENSOR) & (fill < self.most)
+        if not rows.any():
+            return None
+        worst = int(np.flatnonzero(rows)[(case.step.duration * (1 - fill))[rows].argmax()])
+        side = case.events.text("operands", case.events["operands"][[worst]])[0]
+        filled = np.average(fill[rows], weights=np.maximum(case.step.duration[rows], 1))
+        where = case.where(rows)
+        wrong = f"Products keep {units.percent(filled)} of the PE array at work for {units.time(case.mean(rows))}: {where} ({side})."
+        return Finding(wrong, case.say("fill"), rows, (lambda draft: draft.scale(rows, fill[rows]),))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuronprof import units
 from neuronprof.analyze import stragglers
@@ -64,6 +65,37 @@ class SlowMemory(Straggler):
     cause = "slow HBM"
     what = "HBM transfers of chip {chip} take {times} times as long as the others'"
     advice = "Have the HBM of chip {chip} tested, and take it out of the job until then."
+
+
+@dataclass(frozen=True)
+class DegradedLink(Rule):
+    """The links of a chip are slow, and every collective that uses them is as slow on all ranks."""
+
+    name: ClassVar[str] = "degraded-link"
+    confidence: ClassVar[Confidence] = Confidence.HIGH
+    least: float = 1.05  # times the median; less is within the jitter of healthy links, as in stragglers
+
+    def look(self, case: Case) -> Finding | None:
+        """The rank whose links hold their bytes longest, next to the median of the ranks with its program."""
+        found = [self._slowest(case, rows) for rows in programs(case.step, case.context)]
+        times, rank = max(found, default=(1.0, 0))
+        mend = stragglers.healed(case.step, case.context, rank, "slow link") if times > self.least else None
+        if mend is None:
+            return None
+        rows = (case.events["rank"] == rank) & (case.step.wire > 0)
+        chip = int(case.events["chip"][rows][0])
+        wrong = f"Links of chip {chip} take {times:.2f} times as long for their bytes as the others', and all wait for them."
+        return Finding(
+            wrong, f"Have the links of chip {chip} tested, and take it out of the job until then.", rows, (mend,)
+        )
+
+    @staticmethod
+    def _slowest(case: Case, rows: NDArray[np.intp]) -> tuple[float, int]:
+        wire = case.step.wire[rows].sum(axis=1)
+        worst = int(wire.argmax())
+        return float(wire[worst] / max(np.median(wire), 1)), int(
+            case.events["rank"][rows[worst, 0]]
+        ) if rows.size else 0
 
 
 class LateHost(Straggler):

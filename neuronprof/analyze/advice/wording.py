@@ -39,4 +39,44 @@ WORDING: dict[str, dict[str, str]] = {
         "jax": "Reduce once, after the last micro-batch: psum the accumulated gradients, outside the scan.",
         "": "Reduce once, after the last micro-batch.",
     },
+    "launches": {
+        "torch": "Launch the step as one: leave out --eager, torch.compile(model), or a captured graph.",
+        "jax": "Launch the step as one: put all of it under one jax.jit.",
+        "": "Compile the step, so that the host launches it as one.",
+    },
+    "fill": {
+        "": "Make the sides of these products multiples of the array's: fewer, wider heads (128), padded vocabularies, a smaller --tp.",
+    },
+    "attention": {
+        "torch": "Let attention be one operator: torch.nn.functional.scaled_dot_product_attention(q, k, v), with its mask and dropout.",
+        "jax": "Let attention be one operator: jax.nn.dot_product_attention, or a fused kernel.",
+        "": "Compute attention in a fused kernel that keeps its scores in SBUF.",
+    },
+    "layout": {
+        "torch": "Leave out .contiguous() and .clone() where a view serves, and choose the layout in which the next product reads it.",
+        "jax": "Choose the layout in which the next product reads it: einsum rather than transpose and matmul.",
+        "": "Choose the layout in which the next product reads it, so that nothing is copied.",
+    },
+    "recompute": {
+        "torch": "Leave out --recompute, or torch.utils.checkpoint around the blocks, at least around some of them.",
+        "jax": "Leave out jax.checkpoint, or give it a policy that keeps what products make.",
+        "": "Keep the activations, at least of some layers.",
+    },
+    "prefetch": {
+        "torch": "Gather a block's weights while the one before it runs: --prefetch 1, or fully_shard's set_modules_to_forward_prefetch.",
+        "jax": "Gather a layer's weights while the one before it runs: XLA's latency-hiding scheduler.",
+        "": "Gather a layer's weights while the one before it runs.",
+    },
+    "tensor parallel": {
+        "torch": "Keep tensor parallelism inside a host or UltraServer: a smaller --tp, and the ranks that are left as --dp or --pp.",
+        "": "Keep tensor parallelism inside a host or UltraServer, and use the ranks that are left for data or pipeline parallelism.",
+    },
+    "micro-batches": {
+        "torch": "Cut the batch into more micro-batches: --microbatches {count}; or shorten the bubble: --vp 2 or --schedule zero-bubble.",
+        "": "Cut the batch into more micro-batches: {count}; or shorten the bubble by virtual stages.",
+    },
+    "stages": {
+        "torch": "Cut the stages by cost: leave out --even-stages, or move layers to the stages that wait; heads and vocabularies count.",
+        "": "Cut the stages by cost: move layers to the stages that wait; heads and vocabularies count.",
+    },
 }

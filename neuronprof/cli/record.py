@@ -74,7 +74,13 @@ def _add_layout(add: _Add) -> None:
     add("--tp", type=int, default=1, metavar="N", help="tensor-parallel ranks: weights by columns and rows")
     add("--pp", type=int, default=1, metavar="N", help="pipeline stages: blocks of layers, balanced by cost")
     add("--cp", type=int, default=1, metavar="N", help="context-parallel ranks: each has a part of the sequence")
-    add("--ep", type=int, default=1, metavar="N", help="expert-parallel ranks inside --dp: each has some experts")
+    add(
+        "--ep",
+        type=int,
+        default=1,
+        metavar="N",
+        help="expert-parallel ranks among --cp and --dp: each has some experts",
+    )
     add("--vp", type=int, default=1, metavar="N", help="virtual stages a pipeline rank, for --schedule interleaved")
     add("--microbatches", type=int, default=1, metavar="N", help="parts into which a rank's batch is cut (default: 1)")
     add("--accumulate", type=int, default=1, metavar="N", help="batches that a rank takes in a step (default: 1)")

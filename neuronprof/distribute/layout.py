@@ -16,7 +16,8 @@ class Layout:
     """How many ranks each axis has.
 
     dp: replicas, each with the script's batch; tp: parts of the weights of a layer; pp: pipeline stages; cp: parts of a sequence; ep:
-    parts of the experts, inside dp; vp: virtual stages a pipeline rank. microbatches: parts of a replica's batch that follow each other.
+    parts of the experts, among the ranks of cp and dp, neighbours first, as Megatron has them; vp: virtual stages a pipeline rank.
+    microbatches: parts of a replica's batch that follow each other.
     accumulate: how often a replica takes the script's batch in a step, one after another, each time in that many micro-batches.
     zero: what replicas share out among them: 1 optimizer state, 2 gradients too, 3 weights too. sequence_parallel: with tp, divide the
     sequence where weights are not divided. schedule: of the pipeline. even_stages: as many
@@ -44,14 +45,12 @@ class Layout:
     def mesh(self) -> Mesh:
         """The mesh: neighbours are tensor-parallel, then come context, data and pipeline parallelism."""
         axes = (("tp", self.tp), ("cp", self.cp), ("dp", self.dp), ("pp", self.pp))
-        return Mesh(axes, (("ep", "dp", self.ep),) if self.ep > 1 else ())
+        return Mesh(axes, (("ep", "cp", self.ep),) if self.ep > 1 else ())
 
     def expert_replicas(self) -> ReplicaGroup:
-        """The ranks that have the same experts: of the data-parallel ones each `ep`-th."""
-        stride = self.tp * self.cp * self.ep
-        inner = ((self.cp, self.tp),) if self.cp > 1 else ()
-        outer = ((self.dp // self.ep, stride),) if self.dp > self.ep else ()
-        return ReplicaGroup("cp+dp" if self.cp > 1 else "dp", inner + outer)
+        """The ranks that have the same experts: of those of cp and dp each `ep`-th."""
+        count = self.cp * self.dp // self.ep
+        return ReplicaGroup("cp+dp" if self.cp > 1 else "dp", ((count, self.tp * self.ep),) if count > 1 else ())
 
     @property
     def model_ranks(self) -> int:
@@ -91,9 +90,9 @@ class Layout:
         self._validate_prefetch()
         if self.schedule not in SCHEDULES:
             raise NeuronprofError(f"--schedule {self.schedule} does not exist; choose of {', '.join(SCHEDULES)}.")
-        if self.dp % self.ep:
+        if self.dp * self.cp % self.ep:
             raise NeuronprofError(
-                f"--ep {self.ep} shares experts out among data-parallel ranks, of which --dp {self.dp} is no multiple."
+                f"--ep {self.ep} shares experts out among the ranks of --dp and --cp, of which {self.dp} x {self.cp} is no multiple."
             )
         if self.sequence_parallel and self.tp == 1:
             raise NeuronprofError(

@@ -88,7 +88,8 @@ class ReplicaGroup:
 class Mesh:
     """The axes of a job's ranks, innermost (stride 1) first: (('tp', 8), ('dp', 4), ('pp', 2)) is 64 ranks.
 
-    inner: axes that are a part of another one and add no ranks: {'ep': ('dp', 4)} is four experts' ranks inside each 'dp'.
+    inner: axes that begin where another one does and add no ranks: ('ep', 'dp', 4) is four experts' ranks inside each 'dp'. One that is
+    larger than that axis goes on along the next.
     """
 
     axes: tuple[tuple[str, int], ...]

@@ -143,6 +143,19 @@ def test_without_experts_or_with_too_few_it_is_refused():
     with pytest.raises(NeuronprofError, match="--ep 16 cannot divide the 8 experts; choose a divisor of 8"):
         plan(step(Batched), Layout(dp=16, ep=16))
     with pytest.raises(
-        NeuronprofError, match="--ep 2 shares experts out among data-parallel ranks, of which --dp 3 is no multiple"
+        NeuronprofError,
+        match="--ep 2 shares experts out among the ranks of --dp and --cp, of which 3 x 1 is no multiple",
     ):
         plan(step(Batched), Layout(dp=3, ep=2))
+
+
+def test_experts_are_shared_out_over_parts_of_the_sequence_and_replicas():
+    # 16 ranks: two tensor-parallel, then four parts of the sequence, then two replicas; eight parts of the experts are all of the latter
+    # two, four parts one replica's sequence, whose experts the other replica has again.
+    wide, narrow = Layout(tp=2, cp=4, dp=2, ep=8), Layout(tp=2, cp=4, dp=2, ep=4)
+    assert wide.mesh().group("ep").members(1).tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert wide.expert_replicas().size == 1
+    assert narrow.mesh().group("ep").members(1).tolist() == [1, 3, 5, 7]
+    assert narrow.expert_replicas().members(1).tolist() == [1, 9]
+    found, _ = calls(plan(step(Stacked), Layout(cp=2, dp=2, ep=4, bucket_bytes=1 << 30)))
+    assert {ranks for kind, _, ranks in found if kind == Collective.ALL_TO_ALL} == {(0, 1, 2, 3)}

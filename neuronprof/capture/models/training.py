@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 
 import torch
 from torch.nn import functional as F
@@ -61,7 +61,7 @@ def train(build: Callable[[Shape], torch.nn.Module]) -> None:
     """Builds a model of the sizes on the command line and trains it for one step."""
     parser = argparse.ArgumentParser()
     for f in fields(Shape):
-        parser.add_argument(f"--{f.name}", type=f.type, required=True)
+        parser.add_argument(f"--{f.name}", type=f.type, required=f.default is MISSING, default=f.default)
     shape = Shape(**vars(parser.parse_args()))
     torch.set_default_dtype(getattr(torch, shape.dtype))
     with torch.device("cuda"):

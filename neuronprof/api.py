@@ -141,6 +141,24 @@ class Trace:
             raise NeuronprofError(f"{self.file.path} has no pipeline; record one with --pp.")
         return scheduleplot.figure(table)
 
+    def topology(self) -> Any:
+        """A Bokeh layout of the job's chips in their UltraServers, by what they send, how busy links are, or times of their ranks.
+
+        Raises:
+            NeuronprofError: the trace does not tell of the machine, or of nothing that differs between chips.
+        """
+        from neuronprof.analyze import places
+        from neuronprof.view import topologyplot
+
+        joined, world = places.Topology.of(self.metadata), int(self.metadata.get("world_size") or len(self.file.ranks))
+        if joined is None:
+            raise NeuronprofError(f"{self.file.path} does not tell how its chips are joined.")
+        known = places.measures(joined, world, self.ranks, self.analyze("traffic"), self.analyze("links"))
+        if not known:
+            raise NeuronprofError(f"{self.file.path} tells nothing of its chips that could be shown.")
+        plan = places.plan(joined, -(-world // joined.ranks_per_chip))
+        return topologyplot.figure(joined, plan, known, topologyplot.server(self.metadata["machine"]))
+
     def rank_map(self) -> Any:
         """A Bokeh layout of all ranks of the job over its steps, by waiting, lateness or busy engine; `ranks` is its table.
 

@@ -164,6 +164,7 @@ def machine(job: "Job") -> dict[str, Any]:
     return {
         "chip": chip.name,
         "title": chip.title,
+        "topology": chip.topology,
         "lnc": job.lnc,
         "ranks_per_chip": ranks,
         "rank": {

@@ -108,11 +108,11 @@ def plain(text: str) -> str:
     return text.replace("$", "＄").replace("\\", "＼")
 
 
-def scale(axis: Any, code: str) -> None:
-    """An axis whose ticks are printed by JavaScript that may use format.js."""
+def scale(axis: Any, code: str, *names: str, **args: Any) -> None:
+    """An axis whose ticks are printed by JavaScript that may use format.js, more files of the package, and models by name."""
     from bokeh.models import CustomJSTickFormatter
 
-    axis.formatter = CustomJSTickFormatter(code=script("format.js", then=code))
+    axis.formatter = CustomJSTickFormatter(args=args, code=script("format.js", *names, then=code))
 
 
 def time_axis(plot: "Figure") -> None:

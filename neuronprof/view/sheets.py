@@ -4,8 +4,18 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from neuronprof.analyze import pairs
-from neuronprof.view import heading, look, ranks, rooflineplot, scheduleplot, tables, terminal, trafficplot
+from neuronprof.analyze import pairs, places
+from neuronprof.view import (
+    heading,
+    look,
+    ranks,
+    rooflineplot,
+    scheduleplot,
+    tables,
+    terminal,
+    topologyplot,
+    trafficplot,
+)
 
 if TYPE_CHECKING:
     from bokeh.models import UIElement
@@ -77,7 +87,7 @@ def _parts(name: str, found: Found) -> list["UIElement"]:
         table, machine = found.tables["roofline"]["roofline"], found.trace.metadata.get("machine") or {}
         parts.append(rooflineplot.figure(table, machine.get("rank") or {}))
     if name == "communication":
-        parts += _traffic(found)
+        parts += [*_topology(found), *_traffic(found)]
     return [*parts, *tables.page(name, found.tables)]
 
 
@@ -87,6 +97,19 @@ def _schedule(found: Found) -> list["UIElement"]:
         return []
     told = "What each pipeline stage does when, with the numbers of the micro-batches. A click opens the place in the timeline."
     return [tables.sentence(told), scheduleplot.figure(table), *tables.page("schedule", found.tables)]
+
+
+def _topology(found: Found) -> list["UIElement"]:
+    metadata = found.trace.metadata
+    topology, world = places.Topology.of(metadata), int(metadata.get("world_size") or 0)
+    if topology is None or world < 2:
+        return []
+    traffic, links = found.tables["traffic"]["traffic"], found.tables["links"]["links"]
+    known = places.measures(topology, world, found.trace.totals, traffic, links)
+    plan = places.plan(topology, -(-world // topology.ranks_per_chip))
+    told = tables.sentence(topologyplot.sentence(topology, plan, metadata))
+    name = topologyplot.server(metadata["machine"])
+    return [told, topologyplot.figure(topology, plan, known, name)] if known else []
 
 
 def _traffic(found: Found) -> list["UIElement"]:

@@ -19,7 +19,7 @@ window.find = (name) => {
 // Where a row of the lanes or of the map is; in another figure, some place over the time.
 window.spot = (x, row, name = "lanes") => {
   const {view: {frame}, box} = find(name)
-  const at = {lanes: -row - 0.5, "rank map": row, schedule: row}[name]
+  const at = {lanes: -row - 0.5, "rank map": row, schedule: row, topology: row}[name]
   return [box.left + frame.x_scale.compute(x), box.top + (at === undefined ? frame.bbox.y0 + 60 : frame.y_scale.compute(at))]
 }
 window.frame = (name) => {

@@ -412,6 +412,29 @@ def test_advice_stands_where_it_shows(view, open_tab):
     assert end - start < 1.5 * found["end"]
 
 
+def test_a_click_on_a_chip_opens_its_rank(view, open_tab, tmp_path):
+    # Ranks 0 to 3 are on chip 0, rank 4 on chip 1; it sends 8 bytes to rank 0.
+    about = {"a": {"replica_group": "dp:0,4", "algorithm": "ring", "bytes": 8}}
+    events = picture.rows("cc aa\n rank 4\n cc aa", about, scale=1000)
+    machine = {
+        "chip": "trainium4",
+        "ranks_per_chip": 4,
+        "rank": picture.MACHINE,
+        "quantities": {"neuronlink.domain": {"value": 8}},
+    }
+    path = picture.write(tmp_path / "t.parquet", events, [picture.segment(0, 2000)], machine=machine, world_size=8)
+    tab = open_tab(view(path).address)
+    turn_to(tab, "communication")
+    tab.locator("#sheet-communication").get_by_text("the job has 2 chips in 1 of these").wait_for()
+    tab.wait_for_function("() => find('topology')?.view.frame.bbox.width > 100")
+    assert hover(tab, 1, 0, "topology").split("\n") == [
+        "Chip 1", "UltraServer", "Ranks", "bytes sent to other chips", "0", "4 to 7", "8 B",
+    ]  # fmt: skip
+    tab.mouse.click(*tab.evaluate("() => spot(1, 0, 'topology')"))
+    tab.wait_for_function("() => timeline().state.keys == '0/4'")
+    assert tab.locator("#page-timeline").is_visible()
+
+
 def test_a_click_on_the_schedule_opens_the_place(view, open_tab, tmp_path):
     about = {"f": {"phase": "forward"}, "b": {"phase": "backward"}, "S": {"replica_group": "pp:0>1"}}
     events = picture.rows("tensor f..b\n cc .S\n rank 1\n tensor .fb\n cc ..S", about, scale=1000)

@@ -13,6 +13,8 @@ from neuronprof.analyze.communication import Communication
 from neuronprof.analyze.critical_path import CriticalPath
 from neuronprof.analyze.links import Links
 from neuronprof.analyze.memory import Memory
+from neuronprof.analyze.movable import Movable
+from neuronprof.analyze.pearray import PeArray
 from neuronprof.analyze.roofline import Roofline
 from neuronprof.analyze.schedule import Schedule
 from neuronprof.analyze.stragglers import Stragglers
@@ -37,6 +39,7 @@ ANALYZERS: tuple[Analyzer, ...] = (
     Roofline(),
     Memory(),
 )
+DETAILS: tuple[Analyzer, ...] = (PeArray(), Movable())  # when asked by name
 ADVICE = Advice()
 WALKS: tuple[Walk, ...] = (
     ADVICE,
@@ -67,7 +70,7 @@ def installed() -> tuple[Analyzer, ...]:
             raise NeuronprofError(
                 f"{point.value} is no neuronprof.analyze.analyzer.Analyzer; mend or uninstall its package."
             )
-        if taken := set(analyzer.tables) & {table for one in (*ANALYZERS, *found) for table in one.tables}:
+        if taken := set(analyzer.tables) & {table for one in (*ANALYZERS, *DETAILS, *found) for table in one.tables}:
             raise NeuronprofError(
                 f"The analyzer {point.value} has a table '{min(taken)}', as another has; mend or uninstall its package."
             )
@@ -81,7 +84,7 @@ def find(name: str) -> Analyzer | Walk:
     Raises:
         NeuronprofError: there is none.
     """
-    every: list[Analyzer | Walk] = [*ANALYZERS, *WALKS, *installed()]
+    every: list[Analyzer | Walk] = [*ANALYZERS, *DETAILS, *WALKS, *installed()]
     for question in every:
         if name in question.tables:
             return question

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof.analyze import changes
+from neuronprof.analyze import changes, lateness
 from neuronprof.analyze.analyzer import Context, State
 from neuronprof.analyze.changes import Change, programs
 from neuronprof.analyze.flow import Step
@@ -36,7 +36,8 @@ class Stragglers(Walk):
     cause: slow chip (all its engines take longer than on the median of the ranks with the same program), slow tensor engine (as throttling
     makes it), slow HBM, slow link, late host; else uneven work. gain_ns: of the step, by what-if, if the rank (of what a chip
     shares: its chip; of a late host: all ranks that begin as late) were as the others; of the worst four. arrivals: who came last to
-    each collective, how long after the first, and from what.
+    each collective, how long after the first, and from what. stragglers_every_rank: all ranks of the job, also those that are not written,
+    by how late they come, from what the trace tells of each (lateness.every_rank says how).
     """
 
     name: ClassVar[str] = "stragglers"
@@ -55,6 +56,7 @@ class Stragglers(Walk):
             "op_name",
             "layer",
         ),
+        "stragglers_every_rank": lateness.COLUMNS,
     }
 
     def answer(self, whole: Whole) -> State:
@@ -62,8 +64,9 @@ class Stragglers(Walk):
         import pandas as pd
 
         step = whole.step
+        every = {"stragglers_every_rank": lateness.every_rank(whole.trace.totals)}
         if step is None or not len(step):
-            return {name: pd.DataFrame(columns=list(columns)) for name, columns in self.tables.items()}
+            return {name: pd.DataFrame(columns=list(columns)) for name, columns in self.tables.items()} | every
         arrivals = _arrivals(step)
         table = blamed(arrivals)
         chip = dict(zip(step.events["rank"].tolist(), step.events["chip"].tolist(), strict=True))
@@ -75,7 +78,7 @@ class Stragglers(Walk):
             for n, rank in enumerate(table["rank"])
         ]
         table["gain"] = table["gain_ns"] / max(step.window.time_ns, 1)
-        return {"stragglers": table[list(self.tables["stragglers"])], "arrivals": arrivals}
+        return {"stragglers": table[list(self.tables["stragglers"])], "arrivals": arrivals} | every
 
 
 def waited_for(step: Step) -> "pd.DataFrame":

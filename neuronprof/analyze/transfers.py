@@ -14,8 +14,14 @@ from neuronprof.trace import schema
 if TYPE_CHECKING:
     import pandas as pd
 
-# Bytes that a transfer should have in each SBUF partition (AWS Neuron documentation, SDK 2.32: NKI DMA bandwidth guide).
-_LEAST_PIECE = 2048
+_SIZES = (
+    64,
+    256,
+    512,
+    2048,
+    4096,
+)  # bytes of a piece for which a chip's file says what DMA reaches: dma.efficiency_64 and so on
+_GOOD = 0.8  # of what large pieces reach; below, it is the size of the pieces that costs bandwidth
 _OPERATOR = ("name", "op_name", "layer", "phase", "source")
 _SIZE = (*_OPERATOR, "bytes")
 _SUMS = ("transfers", "bytes", "time_ns", "small", "small_bytes", "lost_ns")
@@ -25,9 +31,10 @@ _SUMS = ("transfers", "bytes", "time_ns", "small", "small_bytes", "lost_ns")
 class Transfers(Analyzer):
     """DMA transfers between HBM and SBUF in the training steps, by opcode and operator, and what small ones lose.
 
-    SPILL_SAVE and SPILL_RELOAD are tensors that did not fit SBUF. small: transfers with less than 2 KiB for each SBUF partition, the least
-    that the NKI guide recommends; none where the trace does not tell the machine's partitions. lost_ns: how much longer these took than
-    their bytes would at a rank's HBM bandwidth. time_ns: sum of durations over all queues, ranks and steps; share: of that sum.
+    SPILL_SAVE and SPILL_RELOAD are tensors that did not fit SBUF. small: transfers with less for each SBUF partition than the machine's DMA
+    engines need for four fifths of their bandwidth (2 KiB on Trainium); none where the trace does not tell of the machine. lost_ns: how
+    much longer these took than their bytes would at a rank's HBM bandwidth. time_ns: sum of durations over all queues, ranks and steps;
+    share: of that sum.
     """
 
     name: ClassVar[str] = "transfers"
@@ -58,7 +65,7 @@ class Transfers(Analyzer):
     def finish(self, state: State, context: Context) -> State:
         """What is small and what it loses; the longest first."""
         sizes = state["sizes"].copy()
-        small = sizes["bytes"] < _LEAST_PIECE * quantity(context, "memory.partitions", 0.0)
+        small = sizes["bytes"] < _knee(context) * quantity(context, "memory.partitions", 0.0)
         ideal = sizes["bytes"] * sizes["transfers"] * 1e9 / context.limit("hbm_bandwidth")
         sizes["bytes"] *= sizes["transfers"]
         sizes["small"] = sizes["transfers"].where(small, 0)
@@ -68,6 +75,12 @@ class Transfers(Analyzer):
             "transfers": _shares(sizes, list(_OPERATOR))[list(self.tables["transfers"])],
             "transfers_by_opcode": _shares(sizes, ["name"])[list(self.tables["transfers_by_opcode"])],
         }
+
+
+def _knee(context: Context) -> int:
+    """The smallest piece, in bytes, with which the machine's DMA reaches its bandwidth but for a fifth; 0 where the trace does not tell."""
+    reached = [quantity(context, f"dma.efficiency_{size}", 0.0) for size in _SIZES]
+    return next((size for size, share in zip(_SIZES, reached, strict=True) if share >= _GOOD * max(reached) > 0), 0)
 
 
 def _shares(sizes: "pd.DataFrame", by: list[str]) -> "pd.DataFrame":

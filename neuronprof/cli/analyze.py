@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="advice, utilization, bottlenecks, attribution, communication, traffic, links, underused, roofline, memory, "
-        "critical_path, stragglers",
+        help="advice, utilization, bottlenecks, attribution, communication, traffic, links, underused, pe_array, movable, "
+        "transfers, roofline, memory, critical_path, stragglers",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = [table for name in names for table in (_tables(name) if args.names or args.json else [name])]
     trace = open_trace(args.trace)
     asked = {registry.ADVICE, *(registry.find(name) for name in wanted)}
-    more = [question for question in (*registry.WALKS, *registry.installed()) if question in asked]
+    more = [question for question in (*registry.DETAILS, *registry.WALKS, *registry.installed()) if question in asked]
     with execution.on(args.workers, args.dask) as mapper:
         results = registry.run(trace, [*registry.ANALYZERS, *more], mapper=mapper)
     figures = summary.pick(trace, results)

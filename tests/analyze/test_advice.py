@@ -7,7 +7,6 @@ import picture
 import pytest
 from planted import PLANTED, attention, mlp, run_slower
 
-import neuronprof
 from neuronprof.analyze.advice import memory
 from neuronprof.analyze.advice.case import Case
 from neuronprof.analyze.advice.walk import Advice
@@ -18,24 +17,6 @@ from neuronprof.trace.reader import open_trace
 
 # PyTorch warns of its own look at .grad; as an error that would make the recording compute on the CPU what it only needs the shape of.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    """Records a script: recorded(text, **options) is its trace; the same is recorded once."""
-    pytest.importorskip("torch", reason="needs the extra 'torch'")
-    folder, made = tmp_path_factory.mktemp("advice"), {}
-
-    def record(script, **options):
-        key = (script, repr(sorted(options.items())))
-        if key not in made:
-            (folder / "train.py").write_text(script)
-            path = folder / f"{len(made)}.parquet"
-            neuronprof.record(folder / "train.py", output=path, values="none", steps=2, quiet=True, **options)
-            made[key] = Whole(open_trace(path))
-        return made[key]
-
-    return record
 
 
 def found(whole):

@@ -9,7 +9,7 @@ from neuronprof import units
 from neuronprof.analyze import changes
 from neuronprof.analyze.advice.case import Case
 from neuronprof.analyze.advice.rule import Confidence, Finding, Rule, scaled
-from neuronprof.analyze.pefill import fills
+from neuronprof.analyze.pearray import fills
 from neuronprof.terms import COMPUTE_ENGINES, Collective, Engine, Phase
 
 _FLOAT32 = ("float32", "float64")

@@ -1,0 +1,25 @@
+"""Recordings of small scripts, made once for all tests of a file."""
+
+import pytest
+
+import neuronprof
+from neuronprof.analyze.walk import Whole
+from neuronprof.trace.reader import open_trace
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Records a script: recorded(text, **options) is its trace; the same is recorded once."""
+    pytest.importorskip("torch", reason="needs the extra 'torch'")
+    folder, made = tmp_path_factory.mktemp("recorded"), {}
+
+    def record(script, **options):
+        key = (script, repr(sorted(options.items())))
+        if key not in made:
+            (folder / "train.py").write_text(script)
+            path = folder / f"{len(made)}.parquet"
+            neuronprof.record(folder / "train.py", output=path, values="none", steps=2, quiet=True, **options)
+            made[key] = Whole(open_trace(path))
+        return made[key]
+
+    return record

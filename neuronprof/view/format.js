@@ -27,10 +27,13 @@ function instant(ns, step, largest) {
   return `${(ns / scale).toFixed(Math.min(decimals, 9))} ${name}`
 }
 
+// How much larger everything is on a wide screen; the page says so, see dress.js.
+const scale = () => globalThis.neuronprofScale ?? 1
+
 // The width of a text in the figures' font, in pixels.
 function textWidth(text, points) {
   const ruler = globalThis.neuronprofRuler ??= document.createElement("canvas").getContext("2d")
-  ruler.font = `${points}px ${FONT}`
+  ruler.font = `${points * scale()}px ${FONT}`
   return ruler.measureText(text).width
 }
 

@@ -24,24 +24,27 @@ TOOLBAR = 40  # right of the plots
 CONTROL_CSS = f"""
 :host {{ margin: 0 8px 0 0; }}
 .bk-input {{
-  font: 500 12px {FONT}; color: {_INK}; height: 28px; padding: 2px 26px 2px 10px;
+  font: 500 calc(12px * var(--scale, 1)) {FONT}; color: {_INK}; height: calc(28px * var(--scale, 1)); padding: 2px 26px 2px 10px;
   border: 1px solid {_LINE}; border-radius: 6px; background-color: {_PAPER};
 }}
 """
 
-SENTENCE_CSS = f":host {{ font: 12px/1.5 {FONT}; color: {_FAINT}; margin: 8px 0 4px; }}"
+SENTENCE_CSS = f":host {{ font: calc(12px * var(--scale, 1))/1.5 {FONT}; color: {_FAINT}; margin: 8px 0 4px; }}"
 TABS_CSS = f"""
 .bk-header {{ border-bottom: 1px solid {_LINE}; }}
-.bk-tab {{ font: 500 13px {FONT}; color: {_FAINT}; padding: 6px 12px; border: none; border-bottom: 2px solid transparent; }}
+.bk-tab {{
+  font: 500 calc(13px * var(--scale, 1)) {FONT}; color: {_FAINT}; padding: 6px 12px; border: none; border-bottom: 2px solid transparent;
+}}
 .bk-tab:focus {{ outline: none; }}
 .bk-tab:focus-visible {{ outline: 2px solid #56b4e9; }}
 .bk-tab.bk-active {{ color: {_INK}; background: none; border: none; border-bottom: 2px solid #0072b2; }}
 """
 TABLE_CSS = f"""
-:host {{ font: 12px {FONT}; color: {_INK}; margin-bottom: 10px; }}
+:host {{ font: calc(12px * min(var(--scale, 1), 1.5)) {FONT}; color: {_INK}; margin-bottom: 10px; }}
 .slick-header-column.slick-header-column {{ font-weight: 600; color: {_FAINT}; background: {_PAPER}; border-right: none; }}
 .slick-row.slick-row {{ background: {_PAPER}; color: {_INK}; }}
 .slick-row.odd {{ background: var(--wash, #f6f7f9); }}
+.slick-row.slick-row, .slick-header-column.slick-header-column {{ font-size: calc(12px * min(var(--scale, 1), 1.5)); }}
 .slick-cell.slick-cell {{ border: none; border-bottom: 1px solid {_LINE}; padding: 3px 6px; font-variant-numeric: tabular-nums; }}
 """
 

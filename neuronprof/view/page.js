@@ -1,6 +1,5 @@
-// What the page adds to its timeline: pages to choose from, its state in the address, and dark figures where dark is preferred.
+// What the page adds to its timeline: pages to choose from, and its state in the address.
 
-const DARK = matchMedia("(prefers-color-scheme: dark)")
 const QUIET = 400 // milliseconds without a change after which the address tells the state
 
 const element = (id) => document.getElementById(id)
@@ -20,8 +19,7 @@ function begin() {
   addEventListener("popstate", () => restore(timeline(), stateOf(location.hash)))
   whenThere(() => model("timeline"), (root) => {
     turnTo(stateOf(location.hash).page)
-    if (DARK.matches)
-      paint()
+    dress()
     DARK.addEventListener("change", paint)
     if (root.type == "Column")
       whenThere(timeline, follow)
@@ -36,37 +34,6 @@ function whenThere(look, act) {
     act(found)
   else
     setTimeout(whenThere, 15, look, act)
-}
-
-// Figures are drawn on canvases, which no style sheet reaches: they take the page's colours one by one.
-function paint() {
-  const style = getComputedStyle(document.documentElement)
-  const [ink, faint, line, paper, ...pale] = ["ink", "faint", "line", "paper", "pale", "paler"].map((name) => style.getPropertyValue(`--${name}`).trim())
-  const change = {
-    Figure: {background_fill_color: paper, outline_line_color: line},
-    LinearAxis: {major_label_text_color: faint, axis_label_text_color: ink},
-    LogAxis: {major_label_text_color: faint, axis_label_text_color: ink},
-    CategoricalAxis: {major_label_text_color: ink, axis_label_text_color: ink},
-    Grid: {grid_line_color: line},
-    Label: {text_color: faint},
-    Title: {text_color: ink},
-    ColorBar: {background_fill_color: null, major_label_text_color: faint, title_text_color: ink},
-    Legend: {label_text_color: ink, background_fill_color: paper},
-  }
-  const palettes = {colours: pale, words: [ink, ink]}
-  for (const one of Bokeh.documents.flatMap((document) => document.roots()).flatMap((root) => [...root.references()])) {
-    one.setv(change[one.type] ?? {})
-    if (one.name in palettes)
-      one.palette = [...one.palette.slice(0, -2), ...palettes[one.name]]
-  }
-  for (const name of ["lanes", "overview"])
-    model(name)?.left[0].setv({major_label_text_color: ink})
-  model("legend")?.setv({outline_line_color: null})
-  for (const renderer of ["legend", "lanes", "held"].flatMap((name) => model(name)?.renderers ?? []))
-    if (["legend names", "notes", "layer names"].includes(renderer.name))
-      renderer.glyph.setv({text_color: {value: ink}, ...(renderer.name == "notes" ? {background_fill_color: {value: paper}} : {})})
-    else if (renderer.name == "chosen")
-      renderer.glyph.line_color = {value: ink}
 }
 
 // The state is in the address, so that a colleague who gets it sees the same: page, ranks, window, colours, chosen event, tracks.

@@ -21,6 +21,7 @@ _SCRIPTS = (
     "format.js",
     "about.js",
     "served.js",
+    "dress.js",
     "page.js",
     "sheets.js",
     "keys.js",

@@ -58,10 +58,10 @@ class Rows {
     const [axis] = figure.left
     const named = centres.filter((_, place) => this.labels[place])
     axis.ticker.setv({ticks: named})
-    axis.major_label_overrides = new Map(named.map((at) => [at, plain(fitted(this.labels[-at - 0.5], 12, LABEL_WIDTH))]))
+    axis.major_label_overrides = new Map(named.map((at) => [at, plain(fitted(this.labels[-at - 0.5], 12, LABEL_WIDTH * scale()))]))
     figure.center.filter((grid) => grid.dimension == 1).forEach((grid) => grid.ticker?.setv({ticks: [...Array(count + 1).keys()].map((n) => -n)}))
     figure.y_range.setv({start: -count, end: 0})
-    figure.height = ROW_HEIGHT * count + 34
+    figure.height = (ROW_HEIGHT * count + 34) * scale()
   }
 }
 

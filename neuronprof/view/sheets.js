@@ -12,8 +12,7 @@ async function openSheet(name) {
     const item = address ? await fetchSheet(address, name, place) : JSON.parse(element(`item-${name}`).textContent)
     place.replaceChildren()
     await Bokeh.embed.embed_item(item, place)
-    if (DARK.matches)
-      paint()
+    dress()
   } catch (error) {
     if (error.message != "refused")
       throw error

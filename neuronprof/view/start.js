@@ -22,14 +22,14 @@ function explain({models: {legend, colour}, scenes, keys}) {
   let x = 8, line = 0
   for (const [name, place] of entries) {
     const text = name.length > 24 ? `${name.slice(0, 23)}…` : name
-    const needs = 34 + textWidth(text, 12)
+    const needs = 34 * scale() + textWidth(text, 12)
     if (x + needs > width && x > 8) {
       x = 8
       line += 1
     }
-    out.x.push(x + 5)
+    out.x.push(x + 5 * scale())
     out.y.push(-line)
-    out.text_x.push(x + 15)
+    out.text_x.push(x + 15 * scale())
     out.text.push(text)
     out.colour.push(place)
     x += needs

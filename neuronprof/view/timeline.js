@@ -322,13 +322,14 @@ function nameLayers(figure, width, words, names, about) {
     return
   words.tags = [key]
   const out = {x: [], text_x: [], text: [], colour: []}
-  let x = width - names.reduce((sum, name) => sum + 28 + textWidth(name, 11), 0)
+  const needs = names.map((name) => 28 * scale() + textWidth(name, 11))
+  let x = width - needs.reduce((sum, one) => sum + one, 0)
   names.forEach((name, slot) => {
-    out.x.push(x + 6)
-    out.text_x.push(x + 15)
+    out.x.push(x + 6 * scale())
+    out.text_x.push(x + 15 * scale())
     out.text.push(name)
     out.colour.push(colourOf(slot, about))
-    x += 28 + textWidth(name, 11)
+    x += needs[slot]
   })
   figure.extra_x_ranges.pixels.setv({start: 0, end: width})
   words.data = out

@@ -89,6 +89,18 @@ def test_each_page_opens_and_fits_its_window(large, open_tab, scheme, width, hei
             assert tab.locator("#sheet-operators .slick-row").count() > 5
 
 
+def test_text_grows_on_a_wide_screen(large, open_tab):
+    sizes = []
+    for width in (1920, 3840):
+        tab = open_tab(large, viewport={"width": width, "height": 1080})
+        font = "() => parseFloat(timeline().lanes.left[0].major_label_text_font_size)"
+        row = "() => { const [y0, y1] = [spot(0, 0), spot(0, 1)].map(([, y]) => y); return y1 - y0 }"
+        title = "() => document.querySelector('h1').getBoundingClientRect().height"
+        sizes.append([tab.evaluate(what) for what in (font, row, title)])
+    assert sizes[1] == pytest.approx([2 * size for size in sizes[0]], rel=0.05)
+    assert "step 0" in hover(tab, 1000, 0)  # the pointer still hits what is under it
+
+
 def test_an_address_opens_its_page_and_the_timeline_after_it(large, chromium):
     tab = chromium.new_page()
     tab.goto(f"{large}#page=operators")

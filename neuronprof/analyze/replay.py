@@ -7,11 +7,13 @@ number of a row's collective, -1 for none. Times are int64 nanoseconds.
 import numpy as np
 from numba import njit
 
-_KERNEL = {"nogil": True, "cache": True, "boundscheck": False}
+from neuronprof.loops import OPTIONS, loop
+
+_EDGES = "int64[::1], int32[::1], int8[::1], int64[::1], int32[::1]"  # ptr, source, why, delay, meeting
 _QUEUE, _DATA, _DMA, _SBUF, _HBM, _LINK, _PEER = range(7)  # as in flow
 
 
-@njit(**_KERNEL)
+@njit(**OPTIONS)
 def _over(edge, source, why, delay, end, free):
     """When an edge lets its row start."""
     kind, row = why[edge], source[edge]
@@ -20,7 +22,7 @@ def _over(edge, source, why, delay, end, free):
     return end[row] + (delay if kind in (_DATA, _DMA, _SBUF) else 0)
 
 
-@njit(**_KERNEL)
+@loop(f"({_EDGES}, int64[::1], int64[::1], int64[::1], int64)")
 def lags(ptr, source, why, delay, meeting, start, end, free, begin):
     """What of each row's start the edges leave unexplained; free: when a row leaves its link."""
     n = len(start)
@@ -35,7 +37,7 @@ def lags(ptr, source, why, delay, meeting, start, end, free, begin):
     return ready
 
 
-@njit(**_KERNEL)
+@loop(f"({_EDGES}, int64[::1], int64[::1], int64[::1], bool_[::1], int64)")
 def run(ptr, source, why, delay, meeting, lag, duration, wire, dropped, begin):
     """Runs the rows with these durations.
 
@@ -87,7 +89,7 @@ def run(ptr, source, why, delay, meeting, lag, duration, wire, dropped, begin):
     return start, arrived, end, by, waited, unserved
 
 
-@njit(**_KERNEL)
+@loop(f"({_EDGES}, int64[::1], int64[::1], int64[::1], int64[::1], int64)")
 def slack(ptr, source, why, delay, meeting, lag, start, end, free, until):
     """By how much each row could end later without making anything end after `until`."""
     n = len(start)
@@ -116,7 +118,7 @@ def slack(ptr, source, why, delay, meeting, lag, start, end, free, until):
     return latest - end
 
 
-@njit(**_KERNEL)
+@njit(**OPTIONS)
 def _allow(i, ready, ptr, source, why, delay, end, free, latest):
     """Bounds the ends of what row i waits for by the moment when it has to be ready."""
     for e in range(ptr[i], ptr[i + 1]):
@@ -125,7 +127,7 @@ def _allow(i, ready, ptr, source, why, delay, end, free, latest):
         latest[row] = min(latest[row], late)
 
 
-@njit(**_KERNEL)
+@loop("(int32[::1], int64)")
 def chain(by, last):
     """The rows from the first to `last`, each of which let the next one start."""
     count, row = 0, last

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-_KERNEL = {"nogil": True, "cache": True, "boundscheck": False}
+from neuronprof.loops import OPTIONS, loop
 
 
 def charge(start, end, kind, kinds, low, high):
@@ -26,7 +26,7 @@ def charge(start, end, kind, kinds, low, high):
     return _sweep(order, start, end, kind.astype(np.int8), kinds, low, high)
 
 
-@njit(**_KERNEL)
+@njit(**OPTIONS)
 def _pieces(order, start, end, kind, kinds):
     """The rows of each kind as disjoint pieces in time: bounds of the kinds, then row, begin and end of each piece."""
     bounds = np.zeros(kinds + 1, np.int64)
@@ -46,7 +46,7 @@ def _pieces(order, start, end, kind, kinds):
     return first, last, piece, begin
 
 
-@njit(**_KERNEL)
+@loop("(int64[::1], int64[::1], int64[::1], int8[::1], int64, int64, int64)")
 def _sweep(order, start, end, kind, kinds, low, high):
     at, last, piece, begin = _pieces(order, start, end, kind, kinds)
     charged = np.zeros(len(start), np.int64)
@@ -74,7 +74,7 @@ def _sweep(order, start, end, kind, kinds, low, high):
     return charged, gaps[:found, 0].copy(), gaps[:found, 1].copy(), gaps[:found, 2].copy()
 
 
-@njit(**_KERNEL)
+@loop("(int64[::1], int64[::1], int64[::1], int64)")
 def unions(keys, starts, ends, count):
     """The length of the union of the intervals of each key, 0 to count - 1; and whether the starts of each key ascend: else it is wrong."""
     length = np.zeros(count, np.int64)

@@ -33,7 +33,9 @@ def capture(script: str | Path, argv: tuple[str, ...], options: Options) -> "Out
         NeuronprofError: no such script, or no training step in it.
     """
     from neuronprof.capture.script import CaptureOptions, record_script
+    from neuronprof.pipeline import ahead
 
+    ahead.start()
     chosen = CaptureOptions(
         values=options.values,
         steps=options.steps,
@@ -53,15 +55,12 @@ def record(script: str | Path, argv: tuple[str, ...] = (), options: Options | No
             impossible, a model that does not fit.
     """
     from neuronprof.pipeline.machine import check
-    from neuronprof.simulate.ahead import Ahead
 
     options = options or Options()
     check(options)
-    compilation = Ahead()
     outcome = capture(script, argv, options)
     if outcome.recording is None:
         return Recorded(None, outcome.exit_code, outcome.ended_by)
-    compilation.wait()
     from neuronprof.pipeline.written import write_trace
 
     return Recorded(write_trace(outcome.recording, options), outcome.exit_code, outcome.ended_by)
@@ -77,19 +76,18 @@ def recording(output: str | Path = "trace.parquet", **choices: Any) -> Iterator[
         NeuronprofError: as `record`; a choice that is no option.
     """
     from neuronprof.capture import engine
+    from neuronprof.pipeline import ahead
     from neuronprof.pipeline.machine import check
-    from neuronprof.simulate.ahead import Ahead
 
     if engine.current() is not None:
         yield
         return
     options = Options.of(output=output, **choices)
     check(options)
-    compilation = Ahead()
+    ahead.start()
     recorder = engine.Engine(values=options.values, notice=_say)
     with recorder:
         yield
-    compilation.wait()
     from neuronprof.pipeline.written import write_trace
 
     steps = options.steps or _DEFAULT_STEPS

@@ -9,9 +9,9 @@ heap over the heads of the queues is the whole event loop. Every rank then follo
 import numpy as np
 from numba import njit
 
+from neuronprof.loops import OPTIONS, loop
 from neuronprof.simulate.fleet import COMPUTE, MEET, QUEUES, SERVED, Fleet
 
-_KERNEL = {"nogil": True, "cache": True, "boundscheck": False}
 _COMPUTE, _MEET, _SERVED, _QUEUES = int(COMPUTE), int(MEET), int(SERVED), QUEUES
 _PENDING = -1  # the end of what has not started
 _SERVERS = 3  # of each stage: HBM, NeuronLink, EFA
@@ -52,7 +52,7 @@ def _run(fleet: Fleet, *, ahead: bool) -> tuple[np.ndarray, np.ndarray]:
     return order[:count], end
 
 
-@njit("void(int32[::1], int32[::1], int32[::1])", **_KERNEL)
+@loop("void(int32[::1], int32[::1], int32[::1])")
 def _queued(line: np.ndarray, head: np.ndarray, following: np.ndarray) -> None:
     """The first instruction of each queue into head, and the one after each instruction in its queue into following."""
     for i in range(len(line) - 1, -1, -1):
@@ -60,7 +60,7 @@ def _queued(line: np.ndarray, head: np.ndarray, following: np.ndarray) -> None:
         head[line[i]] = i
 
 
-@njit("void(int64[::1], int32[::1], int64, int64, int32)", **_KERNEL)
+@njit(**OPTIONS)
 def _push(keys: np.ndarray, items: np.ndarray, size: int, key: int, item: int) -> None:
     at = size
     while at > 0:
@@ -72,7 +72,7 @@ def _push(keys: np.ndarray, items: np.ndarray, size: int, key: int, item: int) -
     keys[at], items[at] = key, item
 
 
-@njit("void(int64[::1], int32[::1], int64)", **_KERNEL)
+@njit(**OPTIONS)
 def _pop(keys: np.ndarray, items: np.ndarray, size: int) -> None:
     """Removes the smallest of `size` entries."""
     last = size - 1
@@ -104,7 +104,7 @@ _MEETINGS = (
 _SCRATCH = "Tuple((int64[::1], int32[::1], int32[::1], int32[::1]))"  # heap, queues to look at, result
 
 
-@njit(f"int64(int32, {_LINES}, {_NEEDS})", **_KERNEL)
+@njit(**OPTIONS)
 def _ready(q, lines, needs):
     """When the head of a queue has all it depends on; before one of these has started nobody knows, and the queue waits for that one."""
     head, scanned, latest, free, also = lines
@@ -121,7 +121,7 @@ def _ready(q, lines, needs):
     return max(latest[q], free[q])
 
 
-@njit(f"int64(int32, int64, int64, {_INSTRUCTIONS}, {_LINES}, {_MEETINGS}, {_SCRATCH})", **_KERNEL)
+@njit(**OPTIONS)
 def _offer(q, ready, size, instructions, lines, meetings, scratch):
     """Puts the head of a queue into the heap of `size` entries; returns their new number."""
     kind, _, _, _, _, meeting, _, _ = instructions
@@ -144,7 +144,7 @@ def _offer(q, ready, size, instructions, lines, meetings, scratch):
     return size
 
 
-@njit(f"int64(int32, int64, int64, int32[::1], {_INSTRUCTIONS}, {_LINES}, {_NEEDS})", **_KERNEL)
+@njit(**OPTIONS)
 def _started(i, stop, calls, look, instructions, lines, needs):
     """Notes when an instruction ends. Whose time may be known now, the next of its queue and what waited for it, is to be looked at."""
     _, line, _, _, _, _, following, _ = instructions
@@ -164,7 +164,7 @@ def _started(i, stop, calls, look, instructions, lines, needs):
     return calls
 
 
-@njit("int64(int32[::1], int32[::1])", **_KERNEL)
+@njit(**OPTIONS)
 def _all(head: np.ndarray, look: np.ndarray) -> int:
     """Lets every queue that has something be looked at; returns how many."""
     calls = 0
@@ -175,7 +175,7 @@ def _all(head: np.ndarray, look: np.ndarray) -> int:
     return calls
 
 
-@njit(f"Tuple((int64, int32[::1]))({_INSTRUCTIONS}, {_LINES}, {_NEEDS}, {_MEETINGS}, {_SCRATCH}, boolean)", **_KERNEL)
+@loop(f"Tuple((int64, int32[::1]))({_INSTRUCTIONS}, {_LINES}, {_NEEDS}, {_MEETINGS}, {_SCRATCH}, boolean)")
 def _order(instructions, lines, needs, meetings, scratch, ahead):
     """The event loop; arguments: tables by instruction, by queue, by dependency, by collective, scratch space; ahead: see `ends`."""
     kind, line, duration, wire, link, _, _, served_until = instructions

@@ -7,11 +7,11 @@ from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
-from numba import njit
 
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.hardware.spec import Chip
+from neuronprof.loops import loop
 from neuronprof.program import PRODUCTS, Opcode, Program, Queue
 from neuronprof.simulate import priced
 from neuronprof.simulate.job import Job
@@ -210,15 +210,19 @@ def neighbours(fleet: Fleet, order: np.ndarray) -> np.ndarray:
     server = np.where(fleet.kind == SERVED, 0, 1 + fleet.link)
     granted = order[(fleet.kind[order] == SERVED) | (fleet.link[order] != NO_LINK)]
     found = np.full((2, len(fleet)), -1, np.int32)
-    _previous(stage * QUEUES + fleet.queue, np.arange(len(fleet), dtype=np.int32), found[0])
-    _previous(3 * stage + server, granted, found[1])
+    stages = len(fleet.programs)
+    _previous(stage * QUEUES + fleet.queue, np.arange(len(fleet), dtype=np.int32), _none(stages * QUEUES), found[0])
+    _previous(3 * stage + server, granted, _none(3 * stages), found[1])
     return found
 
 
-@njit("void(int32[::1], int32[::1], int32[::1])", nogil=True, cache=True, boundscheck=False)
-def _previous(line: np.ndarray, order: np.ndarray, found: np.ndarray) -> None:
-    """For each of the instructions given in order the one before it that stands in the same line, into found."""
-    last = np.full(line.max() + 1 if len(line) else 0, -1, np.int32)
+def _none(count: int) -> np.ndarray:
+    return np.full(count, -1, np.int32)
+
+
+@loop("void(int32[::1], int32[::1], int32[::1], int32[::1])")
+def _previous(line: np.ndarray, order: np.ndarray, last: np.ndarray, found: np.ndarray) -> None:
+    """For each of the instructions given in order the one before it that stands in the same line, into found; last: of each line, -1."""
     for x in range(len(order)):
         i = order[x]
         found[i] = last[line[i]]

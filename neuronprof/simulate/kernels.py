@@ -5,10 +5,12 @@ the instructions say which of its rows they read and write.
 """
 
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numba import float64, int32, njit, uint32
 
+from neuronprof.loops import OPTIONS, loop
 from neuronprof.simulate.fleet import MEET, RECV, SEND
 
 
@@ -60,7 +62,8 @@ NEVER, NOBODY, ONE = map(int, Fixed)
 _MEET, _RECV, _SEND = int(MEET), int(RECV), int(SEND)
 _HALF = float(1 << 15)
 # No sum is regrouped: results are the same to the picosecond, whatever the processor.
-_OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy", "fastmath": {"nnan", "nsz"}}
+_SUMS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"nnan", "nsz"}}
+_OPTIONS = OPTIONS | _SUMS
 _ROW = "float64[::1]"
 _TABLES = "int32[:,::1], float64[:,::1], int32[:,::1], float64[:,::1]"  # instructions, their times, dependencies, state
 _KEPT = "int64[:,::1], float64[::1], float64[::1], int32[::1], int32[::1]"  # see walk
@@ -85,9 +88,7 @@ def _took(duration, slow, key, salt, amplitude):
     return slower + np.floor(slower * share)
 
 
-@njit(
-    f"void({_ROW}, {_ROW}, float64, {_ROW}, {_ROW}, {_ROW}, uint32[::1], {_ROW}, float64, uint32, float64)", **_OPTIONS
-)
+@njit(**_OPTIONS)
 def _compute(one, other, delay, queue, busy, slot, key, slow, duration, salt, amplitude):
     """An instruction of an engine, or of the host, that follows two others."""
     for lane in range(queue.shape[0]):
@@ -98,10 +99,7 @@ def _compute(one, other, delay, queue, busy, slot, key, slow, duration, salt, am
         busy[lane] += took
 
 
-@njit(
-    f"void({_ROW}, {_ROW}, float64, {_ROW}, {_ROW}, {_ROW}, {_ROW}, uint32[::1], {_ROW}, float64, uint32, float64)",
-    **_OPTIONS,
-)
+@njit(**_OPTIONS)
 def _served(one, other, delay, server, queue, busy, slot, key, slow, duration, salt, amplitude):
     """The same for a transfer that HBM serves."""
     for lane in range(queue.shape[0]):
@@ -113,7 +111,7 @@ def _served(one, other, delay, server, queue, busy, slot, key, slow, duration, s
         busy[lane] += took
 
 
-@njit(f"void({_ROW}, int32[::1], int32[:,::1], {_TABLES[-14:]})", **_OPTIONS)
+@njit(**_OPTIONS)
 def _dependencies(latest, code, deps, state):
     """When the last of many dependencies ended, into latest."""
     for lane in range(latest.shape[0]):
@@ -124,7 +122,7 @@ def _dependencies(latest, code, deps, state):
             latest[lane] = max(latest[lane], row[lane])
 
 
-@njit(f"void({_ROW}, int32[::1], float64, int32[:,::1], float64[:,::1])", **_OPTIONS)
+@njit(**_OPTIONS)
 def _ready(start, code, delay, deps, state):
     """When each lane could start an instruction, were it not for its peers."""
     _dependencies(start, code, deps, state)
@@ -133,7 +131,7 @@ def _ready(start, code, delay, deps, state):
         start[lane] = max(max(queue[lane], server[lane]), start[lane] + delay)
 
 
-@njit("int32(int64, int32[::1], float64, int32[:,::1], float64[:,::1], int32[:,::1])", **_OPTIONS)
+@njit(**_OPTIONS)
 def _releaser(lane, code, delay, deps, state, before):
     """The instruction that was last in the way on a lane: before it in its queue, a dependency, or before it on its link."""
     latest, found = state[code[QUEUE], lane], before[0, code[INDEX]]
@@ -146,7 +144,7 @@ def _releaser(lane, code, delay, deps, state, before):
     return found
 
 
-@njit(f"void({_ROW}, {_ROW}, int32[::1], {_ROW}, float64[:,::1])", **_OPTIONS)
+@njit(**_OPTIONS)
 def _send(start, stop, code, times, state):
     """A message to another stage: it holds the link for its wire time, at the pace of the slower end."""
     ours, theirs = state[code[LINK_FACTOR]], state[code[PARTNER]]
@@ -158,7 +156,7 @@ def _send(start, stop, code, times, state):
         stop[lane] = free + fixed
 
 
-@njit(f"void({_ROW}, {_ROW}, int32[::1], float64[:,::1])", **_OPTIONS)
+@njit(**_OPTIONS)
 def _receive(start, stop, code, state):
     """A message from another stage: it is there when the sender is done."""
     sent, peers = state[code[PARTNER]], state[code[PEERS]]
@@ -169,14 +167,14 @@ def _receive(start, stop, code, state):
         stop[lane] = start[lane]
 
 
-@njit("void(float64[:,::1])", **_OPTIONS)
+@njit(**_OPTIONS)
 def _nobody_came(met):
     # Filled by hand: an assignment to a slice makes numba compile an error message, for two seconds.
     for g in range(met.shape[0]):
         met[g, 0] = met[g, 1] = -1.0
 
 
-@njit(f"void({_ROW}, int32[::1], {_ROW}, float64[:,::1], int32[::1], int64)", **_OPTIONS)
+@njit(**_OPTIONS)
 def _gather(start, groups, link, met, first, before):
     """When the last lane of each group comes and how slow its slowest link is, into met; which lane that is, into first."""
     for lane in range(start.shape[0]):
@@ -186,7 +184,7 @@ def _gather(start, groups, link, met, first, before):
         met[g, 1] = max(met[g, 1], link[lane])
 
 
-@njit(f"void({_ROW}, {_ROW}, int32[::1], int32[::1], {_ROW}, float64[:,::1], float64[:,::1])", **_OPTIONS)
+@njit(**_OPTIONS)
 def _together(start, stop, groups, code, times, state, met):
     """A collective: all lanes of a group start with the last and end together; their link is held for the wire time."""
     peers, server = state[code[PEERS]], state[code[SERVER] if code[SERVER] >= 0 else NOBODY]
@@ -200,7 +198,7 @@ def _together(start, stop, groups, code, times, state, met):
         stop[lane] = free + fixed
 
 
-@njit(f"void({_ROW}, {_ROW}, int32[::1], float64[:,::1])", **_OPTIONS)
+@njit(**_OPTIONS)
 def _ended(start, stop, code, state):
     """Keeps what later instructions and the totals need of this one."""
     queue, busy, slot = state[code[QUEUE]], state[code[BUSY]], state[code[SLOT]]
@@ -210,7 +208,7 @@ def _ended(start, stop, code, state):
         busy[lane] += stop[lane] - start[lane]
 
 
-@njit(f"void({_ROW}, int32[::1], {_ROW}, int32[:,::1], float64[:,::1], uint32[::1], uint32, float64)", **_OPTIONS)
+@njit(**_OPTIONS)
 def _alone(late, code, times, deps, state, key, salt, amplitude):
     """An instruction that waits for nothing of other ranks."""
     first, count = code[FIRST], code[LAST] - code[FIRST]
@@ -229,9 +227,7 @@ def _alone(late, code, times, deps, state, key, salt, amplitude):
         _compute(one, other, times[DELAY], queue, busy, slot, key, slow, times[DURATION], salt, share)
 
 
-@njit(
-    f"void({_TABLES}, int32[:,::1], int32[:,:,::1], uint32[:,::1], int32[:,::1], float64, uint32, {_KEPT})", **_OPTIONS
-)
+@loop(f"void({_TABLES}, int32[:,::1], int32[:,:,::1], uint32[:,::1], int32[:,::1], float64, uint32, {_KEPT})", **_SUMS)
 def walk(
     code, times, deps, state, before, member, keys, ranks, amplitude, seed, kept, starts, stops, slowest, released
 ):
@@ -282,10 +278,10 @@ def walk(
                 starts[at] = stops[at] - _took(t[DURATION], state[c[FACTOR], lane], keys[stage, lane], salt, share)
 
 
-@njit(
+@loop(
     "void(int32[:,::1], float64[:,::1], int32[:,::1], float64[:,:,::1], int32[:,::1], int32[:,:,::1], int32[:,::1], float64[:,::1], "
     "int32[::1], int32[::1])",
-    **_OPTIONS,
+    **_SUMS,
 )
 def arrive(code, times, deps, state, before, member, ranks, met, last, released):
     """Who comes when to a collective over all blocks, and over all stages that take part in it.
@@ -311,7 +307,7 @@ def arrive(code, times, deps, state, before, member, ranks, met, last, released)
         last[g] = ranks[code[x, STAGE], place]
 
 
-@njit(f"void({_TABLES}, int32[:,::1], float64[:,::1], int32[::1], int32[::1], {_KEPT})", **_OPTIONS)
+@loop(f"void({_TABLES}, int32[:,::1], float64[:,::1], int32[::1], int32[::1], {_KEPT})", **_SUMS)
 def leave(code, times, deps, state, member, met, last, released, kept, starts, stops, slowest, releasers):
     """What `arrive` found becomes the end of the collective on one block. member: int32[stages, lanes]; kept to releasers: as for walk."""
     start, stop = np.empty(state.shape[1]), np.empty(state.shape[1])

@@ -7,8 +7,8 @@ take: the step is run, and run again, until nothing changes.
 from dataclasses import replace
 
 import numpy as np
-from numba import njit
 
+from neuronprof.loops import loop
 from neuronprof.program import Opcode, Queue
 from neuronprof.simulate import arbiter, priced
 from neuronprof.simulate.fleet import Fleet
@@ -49,7 +49,7 @@ def _durations(found: Fleet, job: Job, cold: np.ndarray) -> np.ndarray:
     return duration
 
 
-@njit("float64[::1](int64[::1], int64[::1], int64[::1], int64, float64)", nogil=True, cache=True, boundscheck=False)
+@loop("float64[::1](int64[::1], int64[::1], int64[::1], int64, float64)")
 def _cold(start: np.ndarray, end: np.ndarray, warm: np.ndarray, time: int, speed: float) -> np.ndarray:
     """The share of each instruction of a PE array in which it is cold. warm: how long each takes when it is not.
 

@@ -3,9 +3,9 @@
 from collections import defaultdict
 
 import numpy as np
-from numba import njit
 
 from neuronprof.errors import NeuronprofError
+from neuronprof.loops import loop
 from neuronprof.simulate.fleet import MEET, RECV, Fleet
 
 
@@ -103,7 +103,7 @@ def slots(fleet: Fleet, walked: np.ndarray) -> tuple[np.ndarray, int]:
     return slot, int(_placed(walked.astype(np.int32), last, slot))
 
 
-@njit("int64(int32[::1], int64[::1], int32[::1])", nogil=True, cache=True, boundscheck=False)
+@loop("int64(int32[::1], int64[::1], int32[::1])")
 def _placed(walked: np.ndarray, last: np.ndarray, slot: np.ndarray) -> int:
     """Puts a place for each instruction that has a last reader into slot; returns how many places that takes."""
     # Places in use by when they are free again: a chain for each position of the walk.

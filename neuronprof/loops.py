@@ -4,8 +4,10 @@ A first run has them compiled ahead, in another process while the script is capt
 turn waits for it there.
 """
 
+import atexit
 import subprocess
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 from numba import njit
@@ -14,6 +16,7 @@ from numba import njit
 OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False}
 known: "list[Loop]" = []
 _elsewhere: "list[subprocess.Popen[str]]" = []  # the process that compiles ahead, while it does
+_one_at_a_time = Lock()
 _done: set[str] = set()  # what it has compiled so far
 
 
@@ -29,12 +32,15 @@ class Loop:
     def __call__(self, *arguments: Any) -> Any:
         """Runs it."""
         if not self._compiled.signatures:
-            _await(self.name)
-            self.compile()
+            with _one_at_a_time:
+                _await(self.name)
+                self.compile()
         return self._compiled(*arguments)
 
     def compile(self) -> None:
         """Takes it from numba's cache, or compiles it and keeps it there."""
+        if self._compiled.signatures:
+            return
         self._compiled.compile(self._signature)
         self._compiled.disable_compile()  # other arguments are converted, or refused
 
@@ -45,8 +51,14 @@ def loop(signature: str, **options: Any) -> Callable[[Callable[..., Any]], Loop]
 
 
 def expect(process: "subprocess.Popen[str]") -> None:
-    """Lets loops wait for a process that compiles them and prints the name of each that is done on a line."""
-    _elsewhere[:] = [process]
+    """Lets loops wait for a process that compiles them and prints the name of each that is done on a line; it ends with this one."""
+    _elsewhere.append(process)
+    atexit.register(_leave)
+
+
+def expected() -> bool:
+    """Whether there is such a process."""
+    return bool(_elsewhere)
 
 
 def _await(name: str) -> None:
@@ -55,4 +67,11 @@ def _await(name: str) -> None:
         line = _elsewhere[0].stdout.readline() if _elsewhere[0].stdout else ""
         _done.add(line.strip())
         if not line:
-            _elsewhere.pop().wait()
+            _leave()
+
+
+def _leave() -> None:
+    """Ends the other process; what it has compiled is kept."""
+    while _elsewhere:
+        with _elsewhere.pop() as process:
+            process.terminate()

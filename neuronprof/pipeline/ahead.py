@@ -20,7 +20,7 @@ _MODULES = (
 
 def start() -> None:
     """Starts the process, unless the loops were compiled before."""
-    if not all(map(_kept, _MODULES)):
+    if not loops.expected() and not all(map(_kept, _MODULES)):
         # -P: a file beside the script must not stand in for a module of the same name.
         command = [sys.executable, "-P", "-m", __name__]
         quiet = subprocess.DEVNULL

@@ -8,10 +8,19 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from neuronprof import loops
 from neuronprof.loops import loop
 from neuronprof.pipeline import ahead
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loops, "_elsewhere", [])
+    monkeypatch.setattr(loops, "_done", set())
+    yield
+    loops._leave()
 
 
 def _doubled(values: np.ndarray) -> float:
@@ -27,22 +36,20 @@ def test_a_loop_converts_what_its_signature_does_not_have():
 
 def test_a_loop_waits_for_its_own_turn_and_for_no_later_one():
     other = [sys.executable, "-c", f"import time; print('{__name__}._doubled', flush=True); time.sleep(60)"]
-    with subprocess.Popen(other, stdout=subprocess.PIPE, text=True) as process:
-        loops.expect(process)
-        begun = time.monotonic()
-        loop("float64(float64[::1])")(_doubled)(np.zeros(1))
-        waited = time.monotonic() - begun
-        process.kill()
-    loops._elsewhere.clear()
+    loops.expect(subprocess.Popen(other, stdout=subprocess.PIPE, text=True))
 
-    assert waited < 30
+    begun = time.monotonic()
+    loop("float64(float64[::1])")(_doubled)(np.zeros(1))
+
+    assert time.monotonic() - begun < 30
 
 
 def test_a_loop_that_the_other_process_never_made_is_compiled_here():
-    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"], stdout=subprocess.PIPE, text=True) as process:
-        loops.expect(process)
+    other = [sys.executable, "-c", "raise SystemExit(1)"]
+    loops.expect(subprocess.Popen(other, stdout=subprocess.PIPE, text=True))
 
-        assert loop("float64(float64[::1])")(_doubled)(np.ones(3)) == 6
+    assert loop("float64(float64[::1])")(_doubled)(np.ones(3)) == 6
+    assert not loops.expected()
 
 
 def test_the_process_makes_every_loop_that_a_recording_calls(tmp_path: Path):

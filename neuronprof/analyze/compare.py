@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
@@ -75,12 +75,16 @@ def read(trace: reader.TraceFile, mapper: Mapper = map) -> Run:
     Raises:
         NeuronprofError: the trace is damaged.
     """
-    found = analyzer.run(trace, [Bottlenecks()], mapper=mapper)["bottlenecks"]
+    return taken(str(trace.path), analyzer.run(trace, [Bottlenecks()], mapper=mapper)["bottlenecks"])
+
+
+def taken(name: str, found: Mapping[str, "pd.DataFrame"]) -> Run:
+    """What is compared of the trace of a name. found: its tables of `bottlenecks`."""
     steps = found["bottlenecks"]
     steps = steps[steps["step"] != EVALUATION]
     times = steps.groupby(["step", "rank"])["time_ns"].sum().groupby("step").mean()
     parts = found["bottlenecks_by_operator"].groupby([*_KEY, "class"], as_index=False)[["per_step_ns"]].sum()
-    return Run(str(trace.path), tuple(times.astype(float)), parts)
+    return Run(name, tuple(times.astype(float)), parts)
 
 
 def compare(runs: Sequence[Run]) -> list[Difference]:

@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
         for difference in differences:
             _print(difference)
     if args.output:
-        from neuronprof.view import sidebyside
+        from neuronprof.view import page
 
-        sidebyside.write(traces, differences, args.output)
+        page.write(traces, args.output)
         print(f"wrote {args.output}", file=sys.stderr if args.json else sys.stdout)
     return 0
 
@@ -79,7 +79,7 @@ def _object(runs: Sequence["Run"], differences: Sequence["Difference"]) -> dict[
 
 
 def _print(difference: "Difference") -> None:
-    from neuronprof.view.sidebyside import sentence
+    from neuronprof.view.comparison import sentence
     from neuronprof.view.terminal import render_table
 
     print(f"{difference.before} -> {difference.after}\n{sentence(difference)}\n")

@@ -5,6 +5,7 @@ A page without a server answers the same questions itself (source.js).
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from neuronprof import units
@@ -32,6 +33,7 @@ class Answers:
             "neighbour": _neighbour,
             "find": _find,
             "busy": _busy,
+            "operator": _operator,
         }
 
     def answer(self, question: str, query: Mapping[str, str]) -> Answer:
@@ -76,7 +78,9 @@ class Answers:
         return None
 
     def _sheet(self, name: str) -> Answer:
-        """One of the pages around the timeline, of the first trace."""
+        """One of the pages around the timeline, of the first trace; or the comparison of all."""
+        if name == sheets.COMPARE and len(self._kept) > 1:
+            return self._compared()
         if name not in sheets.SHEETS:
             raise ValueError(name)
         if self._found is None:
@@ -86,6 +90,16 @@ class Answers:
                 return WAIT, f"Analysing the trace: {what}, {100 * share:.0f} %".encode()
             self._found = sheets.find(self._kept[0].trace, results)
         return OK, sheets.item(name, self._found).encode()
+
+    def _compared(self) -> Answer:
+        results = [kept.tables() for kept in self._kept]
+        for kept, found in zip(self._kept, results, strict=True):
+            if found is None:
+                what, share = kept.progress("tables")
+                return WAIT, f"Analysing {kept.trace.path}: {what}, {100 * share:.0f} %".encode()
+        differences = sheets.compare([kept.trace for kept in self._kept], [found for found in results if found])
+        whole = replace(sheets.find(self._kept[0].trace, results[0]), differences=differences)
+        return OK, sheets.item(sheets.COMPARE, whole).encode()
 
     def _about_rank(self, question: str, query: Mapping[str, str]) -> Answer:
         kept, rank = self._place(query["key"])
@@ -150,6 +164,12 @@ def _neighbour(detail: Detail, query: Mapping[str, str]) -> bytes:
 def _find(detail: Detail, query: Mapping[str, str]) -> bytes:
     wanted = lookup.matches(detail, query["text"])
     row = lookup.find(detail, wanted, int(query["after"]), 1 if int(query["step"]) > 0 else -1)
+    return _json(None if row is None else _record(detail, row))
+
+
+def _operator(detail: Detail, query: Mapping[str, str]) -> bytes:
+    """The first event of an operator, by its name, layer and phase with spaces between."""
+    row = lookup.find(detail, lookup.of_operator(detail, query["name"]), int(detail.header["origin"]) - 1, 1)
     return _json(None if row is None else _record(detail, row))
 
 

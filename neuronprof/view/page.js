@@ -15,6 +15,7 @@ function begin() {
     remember(timeline())
   }))
   document.addEventListener("neuronprof.rank", ({detail}) => openRank(timeline(), detail))
+  document.addEventListener("neuronprof.operator", ({detail}) => openOperator(timeline(), detail))
   document.addEventListener("neuronprof.place", ({detail}) => openPlace(timeline(), detail))
   addEventListener("popstate", () => restore(timeline(), stateOf(location.hash)))
   whenThere(() => model("timeline"), (root) => {
@@ -77,6 +78,25 @@ function openRank(shown, rank) {
 function openPlace(shown, {rank, start, end}) {
   if (openRank(shown, rank))
     fit(shown, start, end)
+}
+
+// An operator of several traces: pairs of a trace's number and what the operator is called there. Its first events are marked.
+async function openOperator(shown, places) {
+  const {rank} = shown.models
+  const compared = rank.options.Compared?.map(([keys]) => keys) ?? []
+  if (!compared.length)
+    return tell("The traces have no rank in common to be shown one below the other.")
+  const value = compared.includes(rank.value) ? rank.value : compared[0]
+  const keys = value.split(",")
+  const found = (await Promise.all(places.map(([number, name]) => shown.source.operator(keys[number], name)))).filter(Boolean)
+  turnTo("timeline")
+  rank.value = value
+  if (!found.length)
+    return tell("This operator has no events on this rank.")
+  tell("")
+  const starts = found.map(({start}) => start)
+  chosen.marks = starts.sort((a, b) => a - b)
+  fit(shown, starts[0], Math.max(...found.map(({start, duration}) => start + duration)))
 }
 
 const onTimeline = () => document.body.dataset.page == "timeline"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,15 @@ def render(traces: Sequence["TraceFile"], rank: int | None = None) -> str:
     """The page as text, with everything in it."""
     from bokeh.resources import INLINE, Resources
 
+    from neuronprof.analyze import registry
+    from neuronprof.analyze.bottlenecks import Bottlenecks
+
     found = sheets.find(traces[0])
-    items = {name: _inside_script(sheets.item(name, found)) for name in sheets.SHEETS}
+    names = sheets.SHEETS
+    if len(traces) > 1:
+        results = [found.tables, *(registry.run(trace, [Bottlenecks()]) for trace in traces[1:])]
+        found, names = replace(found, differences=sheets.compare(traces, results)), (*names, sheets.COMPARE)
+    items = {name: _inside_script(sheets.item(name, found)) for name in names}
     tables = Resources(mode="inline", components=["bokeh-tables"]).js_raw
     return _html(traces, timeline.embedded(traces, rank), INLINE, items=items, scripts=tables)
 
@@ -115,7 +123,7 @@ def _html(traces: Sequence["TraceFile"], root: "UIElement", resources: "Resource
     names = " and ".join(str(trace.metadata.get("script") or trace.path.name) for trace in traces)
     about = {
         "headings": [heading.title(trace) for trace in traces],
-        "pages": sheets.PAGES,
+        "pages": sheets.pages(len(traces)),
         "css": look.style("page.css"),
         "page_js": "{" + look.script(*_SCRIPTS, then="begin()") + "}",
         "items": {},

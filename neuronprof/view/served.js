@@ -28,6 +28,7 @@ class Served {
   event(key, id) { return this.json("event", {key, id}) }
   neighbour(key, id, step) { return this.json("neighbour", {key, id, step}) }
   find(key, text, after, step) { return this.json("find", {key, text, after: Math.round(after), step}) }
+  operator(key, name) { return this.json("operator", {key, name}) }
   owner(id) { return this.json("owner", {id}) }
   code(key, source) { return this.json("code", {key, source}) }
   why(key, id) { return this.json("why", {key, id}) }

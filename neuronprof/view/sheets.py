@@ -1,11 +1,13 @@
 """The pages around the timeline: what stands on each, from finished tables."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuronprof.analyze import pairs, places
 from neuronprof.view import (
+    comparison,
     heading,
     look,
     ranks,
@@ -20,6 +22,7 @@ from neuronprof.view import (
 if TYPE_CHECKING:
     from bokeh.models import UIElement
 
+    from neuronprof.analyze.compare import Difference
     from neuronprof.analyze.summary import Proposal, Summary
     from neuronprof.trace.reader import TraceFile
 
@@ -32,6 +35,7 @@ PAGES = (
     ("roofline", "Roofline"),
     ("ranks", "Ranks"),
 )
+COMPARE = "compare"  # of several traces
 HEADING = "heading"  # the figures at the top of the page
 ADVICE = "advice"  # what the timeline's bands tell, which is no page of its own
 SHEETS = (HEADING, ADVICE, *(name for name, _ in PAGES if name != "timeline"))
@@ -44,6 +48,20 @@ class Found:
     trace: "TraceFile"
     tables: tables.Results
     summary: "Summary"
+    differences: Sequence["Difference"] = ()
+
+
+def pages(traces: int) -> tuple[tuple[str, str], ...]:
+    """The pages that there are of so many traces."""
+    return PAGES if traces < 2 else (*PAGES, (COMPARE, "Compare"))
+
+
+def compare(traces: Sequence["TraceFile"], results: Sequence[tables.Results]) -> list["Difference"]:
+    """Each trace against the first, from their finished tables."""
+    from neuronprof.analyze import compare
+
+    pairs = zip(traces, results, strict=True)
+    return compare.compare([compare.taken(str(trace.path), found["bottlenecks"]) for trace, found in pairs])
 
 
 def find(trace: "TraceFile", results: tables.Results | None = None) -> Found:
@@ -76,6 +94,8 @@ def _band(change: "Proposal") -> dict[str, Any]:
 def _parts(name: str, found: Found) -> list["UIElement"]:
     if name == HEADING:
         return [html("heading", figures=heading.figures(found.summary))]
+    if name == COMPARE:
+        return comparison.parts(found.differences)
     if name == "ranks":
         return [*_schedule(found), *ranks.ranks(found.trace.totals)]
     parts: list[UIElement] = []

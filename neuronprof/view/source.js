@@ -40,7 +40,19 @@ class Embedded {
   // The next event after a time (before it: step -1) that has one of the rows of the alike table.
   async find(key, text, after, step) {
     const scene = await this.shared(key)
-    const wanted = new Set(matches(scene, text))
+    return this.first(scene, new Set(matches(scene, text)), after, step)
+  }
+
+  // The first event of an operator, by its name, layer and phase with spaces between.
+  async operator(key, name) {
+    const scene = await this.shared(key)
+    const {strings, columns} = scene
+    const called = (row) => ["op_name", "layer", "phase"].map((column) => strings[column][columns[`alike_${column}`][row]])
+    const rows = [...columns.alike_op.keys()].filter((row) => called(row).filter(Boolean).join(" ") == name)
+    return this.first(scene, new Set(rows), scene.origin - 1, 1)
+  }
+
+  first(scene, wanted, after, step) {
     let best = -1
     for (const lane of scene.lanes)
       if (!BANDS.includes(lane.row[1]))

@@ -15,6 +15,7 @@ import pytest
 import synthetic_trace
 from browser import HOSTILE, drawn, hover, limits, window
 
+from neuronprof.cli import main
 from neuronprof.trace import schema
 from neuronprof.trace.writer import TraceWriter
 
@@ -340,6 +341,33 @@ def test_two_traces_one_below_the_other(view, open_tab, tmp_path):
     ]  # fmt: skip
     tensor = [(round(left), row) for left, _, row, _ in tab.evaluate("() => rectangles()") if row in (2, 5)]
     assert sorted(tensor, key=lambda at: at[::-1]) == [(0, 2), (600, 2), (0, 5), (400, 5)]
+
+
+@pytest.mark.parametrize("way", ["served", "one file"])
+def test_a_click_on_a_difference_shows_both_places(view, open_tab, tmp_path, way):
+    # `mm` takes 4 us before, 2 us after, from 0 on; `soft` stands at 6 us before and at 4 us after.
+    about = {"a": {"op_name": "mm"}, "b": {"op_name": HOSTILE, "layer": HOSTILE}}
+    paths = [
+        picture.write(
+            tmp_path / f"{name}.parquet", picture.rows(f"tensor {drawing}", about, scale=1000),
+            [picture.segment(0, 8000 - lost)],
+        )
+        for name, drawing, lost in (("before", "aaaa..bb", 0), ("after", "aa..bb", 2000))
+    ]  # fmt: skip
+    page = tmp_path / "page.html"
+    assert way == "served" or main(["diff", *map(str, paths), "-o", str(page)]) == 0
+    tab = open_tab(view(*paths).address if way == "served" else page.as_uri())
+    turn_to(tab, "compare")
+    sheet = tab.locator("#sheet-compare")
+    sheet.get_by_text("step time 8 us -> 6 us: -2 us (-25.0 %)").wait_for()
+    assert sheet.locator(".slick-row").first.inner_text().split() == ["Tensor", "engine", "6.00", "4.00", "-2.00"]
+    sheet.locator(".slick-cell").get_by_text("<img src=x onerror").first.click()
+    tab.wait_for_function("() => timeline().state.keys == '0/0,1/0'")
+    marks = "() => timeline().lanes.renderers.find((r) => r.glyph.type == 'Text' && r.name == 'notes').data_source.data.text"
+    tab.wait_for_function(f"() => ({marks})().join() == '2 us'")  # between the two places
+    start, end = limits(tab)
+    assert (start, end) == pytest.approx((3200, 8000), abs=100)
+    assert tab.evaluate("() => window.hacked") is None
 
 
 @pytest.mark.parametrize("change", ["deleted", "written anew"])

@@ -91,6 +91,15 @@ def matches(detail: Detail, text: str) -> NDArray[np.bool_]:
     return found
 
 
+def of_operator(detail: Detail, name: str) -> NDArray[np.bool_]:
+    """Which rows of the alike table are of an operator: its name, layer and phase, those it has, with spaces between."""
+    columns = ("op_name", "layer", "phase")
+    table, words = alike_of(detail), [[*detail.header["words"][column], ""] for column in columns]
+    codes = zip(*(table[column].tolist() for column in columns), strict=True)
+    called = (" ".join(filter(None, (known[code] for known, code in zip(words, row, strict=True)))) for row in codes)
+    return np.array([one == name for one in called], bool)
+
+
 def find(detail: Detail, wanted: NDArray[np.bool_], after: int, step: int) -> int | None:
     """The row of the first event after a time (nanoseconds; step -1: the last one before) whose alike row is wanted; bandwidth is not."""
     best: tuple[int, int] | None = None

@@ -17,6 +17,7 @@ from neuronprof.analyze.movable import Movable
 from neuronprof.analyze.pearray import PeArray
 from neuronprof.analyze.roofline import Roofline
 from neuronprof.analyze.schedule import Schedule
+from neuronprof.analyze.semaphores import Semaphores
 from neuronprof.analyze.stragglers import Stragglers
 from neuronprof.analyze.traffic import Traffic
 from neuronprof.analyze.transfers import Transfers
@@ -45,6 +46,7 @@ WALKS: tuple[Walk, ...] = (
     ADVICE,
     CriticalPath(),
     Stragglers(),
+    Semaphores(),
 )  # these look at one step; but for the advice, when asked by name
 NAMES = tuple(analyzer.name for analyzer in ANALYZERS)
 GROUP = "neuronprof.analyzers"  # the entry points under which packages offer analyzers of their own

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="NAME",
         help="advice, utilization, bottlenecks, attribution, communication, traffic, links, underused, pe_array, movable, "
-        "transfers, roofline, memory, critical_path, stragglers",
+        "transfers, roofline, memory, critical_path, stragglers, semaphores",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(

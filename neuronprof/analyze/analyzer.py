@@ -6,7 +6,7 @@ cluster: `run(..., mapper=pool.map)`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, reduce
 from math import prod
@@ -68,6 +68,25 @@ class Context:
         return float(self.machine.get(name) or np.nan)
 
 
+class _Taken(Mapping[str, NDArray[Any]]):
+    """Some rows of columns; a column is copied when it is asked for, and once. rows: how many."""
+
+    def __init__(self, columns: Mapping[str, NDArray[Any]], chosen: NDArray[Any] | slice, of: int) -> None:
+        self._columns, self._chosen, self._copied = columns, chosen, dict[str, NDArray[Any]]()
+        self.rows = len(range(of)[chosen]) if isinstance(chosen, slice) else len(chosen)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._copied:
+            self._copied[name] = self._columns[name][self._chosen]
+        return self._copied[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+
 @dataclass(frozen=True)
 class Events:
     """Events as numpy arrays; a string column as codes of its words, -1 for null."""
@@ -77,16 +96,16 @@ class Events:
     _known: dict[tuple[str, frozenset[str]], NDArray[np.bool_]] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return self.columns.rows if isinstance(self.columns, _Taken) else len(next(iter(self.columns.values())))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.columns[name]
 
     def take(self, rows: NDArray[Any] | slice) -> "Events":
-        """The rows of a mask, an index array or a slice."""
+        """The rows of a mask, an index array or a slice; each column is copied when it is asked for."""
         if isinstance(rows, np.ndarray) and rows.dtype == bool:
             rows = np.flatnonzero(rows)  # once for all columns
-        return Events({name: column[rows] for name, column in self.columns.items()}, self.words)
+        return Events(_Taken(self.columns, rows, len(self)), self.words)
 
     def among(self, name: str, words: Iterable[str]) -> NDArray[np.bool_]:
         """Whether the string column has one of the words; computed once and read-only."""
@@ -111,13 +130,17 @@ class Events:
 
 @dataclass(frozen=True)
 class Span:
-    """The events of one rank in one window, clipped to it, memory levels left out; start and end stand in for start_ts and duration."""
+    """The events of one rank in one window, clipped to it, memory levels left out; start and end stand in for start_ts and duration.
+
+    known: what several analyzers ask of it, computed once.
+    """
 
     rank: int
     window: Window
     events: Events
     start: NDArray[np.int64]
     end: NDArray[np.int64]
+    known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -131,12 +154,14 @@ class Chip:
     @cached_property
     def spans(self) -> list[Span]:
         """A span for each rank of the chip and each window, also where nothing happened."""
-        timed = self.events.take(~self.events.among("kind", [Kind.MEMORY]))
-        ranks, steps = _present(self.events["rank"]), _present(timed["step"])
-        key = _places(timed["rank"], ranks) * len(steps) + _places(timed["step"], steps)
+        rows = np.flatnonzero(~self.events.among("kind", [Kind.MEMORY]))
+        rank, step = (self.events[name][rows] for name in ("rank", "step"))
+        ranks, steps = _present(self.events["rank"]), _present(step)
+        key = _places(rank, ranks) * len(steps) + _places(step, steps)
         if (key[1:] < key[:-1]).any():
             order = intervals.sorted_by(key, len(ranks) * len(steps))
-            timed, key = timed.take(order), key[order]
+            rows, key = rows[order], key[order]
+        timed = self.events.take(rows)
         spans = []
         for position, rank in enumerate(ranks.tolist()):
             for window in self.windows:

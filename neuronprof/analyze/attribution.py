@@ -1,5 +1,6 @@
 """Where each step's time went, part by part, down to layer, operator and source line; the parts add up to the step exactly."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from neuronprof.analyze import bubble
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add, distinct
-from neuronprof.analyze.sweep import charge
+from neuronprof.analyze.split import Split, codes, kinds, split
 from neuronprof.terms import COMPUTE_ENGINES, Engine, WaitFor
 from neuronprof.trace import schema
 
@@ -17,12 +18,9 @@ if TYPE_CHECKING:
 
 PARTS = ("compute", "memory", "communication", "waiting", "bubble", "host", "idle")
 COMPUTE, MEMORY, COMMUNICATION, WAITING, BUBBLE, HOST, IDLE = range(len(PARTS))
-HOST_COPIES = ("COPY_TO_DEVICE", "COPY_TO_HOST")
 PIPELINE = "pp"
 STEP_END, LATE_START = "step end", "late start"
-_LINKS = (Engine.CC, Engine.NEURONLINK, Engine.EFA)
-# The order in which an instant is given away: the four compute engines, memory, links, waiting for peers, the host.
-_KINDS = len(COMPUTE_ENGINES) + 4
+# In the order of split.KINDS.
 _PART_OF_KIND = (*[COMPUTE] * len(COMPUTE_ENGINES), MEMORY, COMMUNICATION, WAITING, HOST)
 LABELS = ("op_name", "layer", "phase", "source")
 _PLACE = ("step", "rank", "part", "detail", "bound")
@@ -104,74 +102,63 @@ def _split(span: Span) -> "pd.DataFrame":
     """The time of a span by part and labels, as codes but for detail and bound."""
     import pandas as pd
 
-    events, window = span.events, span.window
-    waits = np.flatnonzero(
-        events.among("engine", [Engine.CC]) & events.among("wait_for", [WaitFor.PEER]) & (events["wait_ns"] > 0)
-    )
-    came = events["start_ts"][waits]
-    kind = np.concatenate([_kinds(span), np.full(len(waits), _KINDS - 2, np.int8)])
-    start = np.concatenate([span.start, np.maximum(came - events["wait_ns"][waits], window.start)])
-    end = np.concatenate([span.end, np.minimum(came, window.end)])
-    charged, gap_start, gap_end, ended_by = charge(start, end, kind, _KINDS, window.start, window.end)
-    of = np.concatenate([np.arange(len(events)), waits])
-    rows = np.flatnonzero(charged)
-    ended_by = np.where(ended_by < 0, -1, np.append(of, -1)[ended_by])
-    event = np.concatenate([of[rows], ended_by])
-    part = np.concatenate([np.array(_PART_OF_KIND)[kind[rows]], np.full(len(gap_start), IDLE)])
-    time = np.concatenate([charged[rows], gap_end - gap_start])
-    detail = _details(span, part, event)
-    part, detail = _edges(span, part, detail, len(rows), gap_start, gap_end)
+    found, window, words = split(span), span.window, _Words()
+    event = np.concatenate([found.event, found.ended_by])
+    part = np.concatenate([np.array(_PART_OF_KIND)[found.kind], np.full(len(found.gap_start), IDLE)])
+    time = np.concatenate([found.time, found.gap_end - found.gap_start])
+    detail = _details(span, part, event, words)
+    _name_edges(span, part, detail, found, words)
     in_bubble = part == BUBBLE
-    detail[in_bubble] = bubble.phases(span, event[in_bubble])
+    detail[in_bubble] = words.codes(bubble.phases(span, event[in_bubble]))
     bound = np.where(part == COMPUTE, np.append(_bounds(span), 0)[event], len(_BOUNDS) - 1)
-    details, detail_codes = np.unique(detail.astype(str), return_inverse=True)
-    labels = [np.append(events[name], -1)[event] for name in LABELS]
-    keys, position = distinct([part, detail_codes, bound, *labels])
-    total = np.zeros(len(keys[0]), np.int64)
-    np.add.at(total, position, time)
-    columns: dict[str, Any] = {"step": window.step, "rank": span.rank, "part": keys[0], "detail": details[keys[1]]}
-    columns |= {"bound": np.array(_BOUNDS, object)[keys[2]], **dict(zip(LABELS, keys[3:], strict=True))}
-    return pd.DataFrame({"time_ns": total, **columns})
+    keys, position = distinct([part, detail, bound, *(codes(span, name, event) for name in LABELS)])
+    total = np.bincount(position, time, len(keys[0])).astype(np.int64)
+    columns: dict[str, Any] = {"step": window.step, "rank": span.rank, "part": keys[0]}
+    columns |= {"detail": words.text(keys[1]), "bound": np.array(_BOUNDS, object)[keys[2]]}
+    return pd.DataFrame({"time_ns": total, **columns, **dict(zip(LABELS, keys[3:], strict=True))})
 
 
-def _kinds(span: Span) -> NDArray[np.int8]:
-    events = span.events
-    of_engine = np.full(len(events.words["engine"]) + 1, -1, np.int8)
-    places = {str(engine): k for k, engine in enumerate(COMPUTE_ENGINES)}
-    memory = len(COMPUTE_ENGINES)
-    places |= {Engine.DMA: memory, Engine.HBM: memory, Engine.HOST: _KINDS - 1, **dict.fromkeys(_LINKS, memory + 1)}
-    for code, engine in enumerate(events.words["engine"]):
-        of_engine[code] = places.get(engine, -1)
-    kind = of_engine[events["engine"]]
-    kind[(kind == memory) & events.among("name", HOST_COPIES)] = _KINDS - 1
-    return kind
+class _Words:
+    """Words by number, from several columns together; '' is 0."""
+
+    def __init__(self) -> None:
+        self._number = {"": 0}
+
+    def codes(self, words: Iterable[str]) -> NDArray[np.int64]:
+        """The numbers of words, new ones for words not met before."""
+        return np.array([self._number.setdefault(str(word), len(self._number)) for word in words], np.int64)
+
+    def text(self, numbers: NDArray[np.int64]) -> NDArray[np.object_]:
+        """The words of numbers."""
+        return np.array(list(self._number), object)[numbers]
 
 
-def _details(span: Span, part: NDArray[Any], event: NDArray[Any]) -> NDArray[np.object_]:
+def _details(span: Span, part: NDArray[Any], event: NDArray[Any], words: _Words) -> NDArray[np.int64]:
     """What each piece is in particular; turns messages of the pipeline that are waited for into bubbles."""
-    events = span.events
+    axis_words = axes(span)
 
-    def words(name: str) -> NDArray[np.object_]:
-        return events.text(name, np.append(events[name], -1)[event])
+    def coded(name: str, as_words: Sequence[str] | NDArray[np.object_]) -> NDArray[np.int64]:
+        return words.codes(as_words)[codes(span, name, event)]
 
-    axis = axes(span)[np.append(events["replica_group"], -1)[event]]
-    choices = [words("engine"), words("name"), axis, axis, axis, words("name"), words("wait_for")]
-    part[(part == WAITING) & (axis == PIPELINE)] = BUBBLE
-    return np.choose(part, choices).astype(object)
+    def named(name: str) -> NDArray[np.int64]:
+        return coded(name, (*span.events.words[name], ""))
+
+    axis, name = coded("replica_group", axis_words), named("name")
+    part[(part == WAITING) & (axis == words.codes([PIPELINE])[0])] = BUBBLE
+    return np.choose(part, [named("engine"), name, axis, axis, axis, name, named("wait_for")])
 
 
-def _edges(
-    span: Span, part: NDArray[Any], detail: NDArray[np.object_], gaps: int, start: NDArray[Any], end: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[np.object_]]:
-    """Names the gaps, rows from `gaps` on, before a rank's first event and after its last."""
-    rows = gaps + np.arange(len(start))
-    piped = bool((axes(span)[span.events["replica_group"]] == PIPELINE).any())
-    last = rows[(end == span.window.end) & (detail[rows] == "")]
-    part[last], detail[last] = (BUBBLE if piped else WAITING), STEP_END
+def _name_edges(span: Span, part: NDArray[Any], detail: NDArray[np.int64], found: Split, words: _Words) -> None:
+    """Names the gaps, the last of the pieces, before a rank's first event and after its last."""
+    start, end = found.gap_start, found.gap_end
+    rows = len(found.event) + np.arange(len(start))
+    no_word, none, step_end, late_start = words.codes(["", WaitFor.NONE, STEP_END, LATE_START])
+    piped = bool((axes(span) == PIPELINE)[span.events["replica_group"]].any())
+    last = rows[(end == span.window.end) & (detail[rows] == no_word)]
+    part[last], detail[last] = (BUBBLE if piped else WAITING), step_end
     first = rows[(start == span.window.start) & (end < span.window.end)]
-    late = first[detail[first] == WaitFor.NONE]
-    part[late], detail[late] = HOST, LATE_START
-    return part, detail
+    late = first[detail[first] == none]
+    part[late], detail[late] = HOST, late_start
 
 
 _BOUNDS = (*(engine.value for engine in COMPUTE_ENGINES), "memory", "")
@@ -179,7 +166,7 @@ _BOUNDS = (*(engine.value for engine in COMPUTE_ENGINES), "memory", "")
 
 def _bounds(span: Span) -> NDArray[np.int64]:
     """For each event the engine, or memory, that its operator keeps busy longest: positions in _BOUNDS."""
-    kind = _kinds(span)
+    kind = kinds(span)
     operator = span.events["op"]
     if (operator < 0).all():  # the source of the trace numbers no operators
         operator = distinct([span.events[name] for name in LABELS])[1]

@@ -6,31 +6,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof.analyze import intervals
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, distinct
-from neuronprof.terms import Engine, WaitFor
+from neuronprof.analyze.split import codes, split
 from neuronprof.trace import schema
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HOST_COPIES = ("COPY_TO_DEVICE", "COPY_TO_HOST")
-ENGINES_OF_CLASS = {
-    "tensor": (Engine.TENSOR,),
-    "vector": (Engine.VECTOR,),
-    "scalar": (Engine.SCALAR,),
-    "gpsimd": (Engine.GPSIMD,),
-    "hbm": (Engine.DMA, Engine.HBM),
-    "neuronlink": (Engine.CC, Engine.NEURONLINK, Engine.EFA),
-    "waiting": (Engine.CC,),
-    "host": (Engine.HOST, Engine.DMA, Engine.HBM),
-}
-CLASSES = (*ENGINES_OF_CLASS, "idle")
+# In the order in which an instant is given away, that of split.KINDS.
+CLASSES = ("tensor", "vector", "scalar", "gpsimd", "hbm", "neuronlink", "waiting", "host", "idle")
 LABELS = ("op_name", "layer", "phase", "source")
 GROUPS = (*LABELS, "region")
 NO_LABEL = -1
-
-Pieces = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
@@ -114,62 +101,14 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
 
 def _split(span: Span) -> dict[str, NDArray[Any]]:
     """The span's instants as rows of class, labels (codes) and nanoseconds; each class has at least one row, with zero nanoseconds."""
-    found: list[tuple[int, NDArray[np.int64], NDArray[np.intp]]] = []
-    taken = (np.zeros(0, np.int64), np.zeros(0, np.int64))
-    pieces: list[Pieces] = []
-    for position, name in enumerate(ENGINES_OF_CLASS):
-        start, end, row = _claims(span, name)
-        low, high, of = intervals.subtract(start, end, *taken)
-        found.append((position, high - low, row[of]))
-        pieces.append((low, high, row[of]))
-        taken = intervals.merge(np.concatenate((taken[0], low)), np.concatenate((taken[1], high)))
-    low, high = intervals.gaps(*taken, span.window.start, span.window.end)
-    found.append((len(CLASSES) - 1, high - low, _ended_by(high, pieces)))
-    return _rows(span, found)
-
-
-def _claims(span: Span, name: str) -> Pieces:
-    """The instants that a class would take, before the classes above it: sorted, disjoint, each with the event it comes from."""
-    events = span.events
-    mine = events.among("engine", ENGINES_OF_CLASS[name])
-    if name == "waiting":
-        rows = np.flatnonzero(mine & events.among("wait_for", [WaitFor.PEER]) & (events["wait_ns"] > 0))
-        end = events["start_ts"][rows]
-        start = np.maximum(end - events["wait_ns"][rows], span.window.start)
-    else:
-        copies = events.among("name", HOST_COPIES)
-        if name == "hbm":
-            mine = mine & ~copies
-        elif name == "host":
-            mine = mine & (copies | events.among("engine", [Engine.HOST]))
-        rows = np.flatnonzero(mine)
-        start, end = span.start[rows], span.end[rows]
-    low, high, of = intervals.partition(start, end)
-    return low, high, rows[of]
-
-
-def _ended_by(ends: NDArray[np.int64], pieces: list[Pieces]) -> NDArray[np.intp]:
-    """For each gap the event whose piece starts where the gap ends; NO_LABEL at the end of the window."""
-    starts = np.concatenate([low for low, _, _ in pieces])
-    rows = np.concatenate([row for _, _, row in pieces])
-    order = np.argsort(starts, kind="stable")
-    at = np.searchsorted(starts[order], ends)
-    known = at < len(starts)
-    result = np.full(len(ends), NO_LABEL, np.intp)
-    result[known] = rows[order][at[known]]
-    return result
-
-
-def _rows(span: Span, found: list[tuple[int, NDArray[np.int64], NDArray[np.intp]]]) -> dict[str, NDArray[Any]]:
-    classes = np.concatenate([np.full(len(time) + 1, position) for position, time, _ in found])
-    time = np.concatenate([np.append(time, 0) for _, time, _ in found])
-    event = np.concatenate([np.append(row, NO_LABEL) for _, _, row in found])
-    columns: dict[str, NDArray[Any]] = {
-        "rank": np.full(len(time), span.rank),
-        "step": np.full(len(time), span.window.step),
-        "class": classes,
-        "time_ns": time,
-    }
-    for label in GROUPS:
-        columns[label] = np.append(span.events[label], NO_LABEL)[event]  # row -1 of the array is the label of no event
-    return columns
+    found, every = split(span), np.arange(len(CLASSES))
+    idle = np.full(len(found.gap_start), len(CLASSES) - 1)
+    event = np.concatenate([found.event, found.ended_by, np.full(len(every), NO_LABEL)])
+    classes = np.concatenate([found.kind, idle, every])
+    labels = {label: codes(span, label, event).astype(np.int64) for label in GROUPS}
+    keys, position = distinct([classes, *labels.values()])
+    time = np.concatenate([found.time, found.gap_end - found.gap_start, np.zeros(len(every), np.int64)])
+    columns = dict(zip(("class", *GROUPS), keys, strict=True))
+    place = {"rank": span.rank, "step": span.window.step}
+    columns |= {name: np.full(len(keys[0]), value) for name, value in place.items()}
+    return columns | {"time_ns": np.bincount(position, time, len(keys[0])).astype(np.int64)}

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, add, distinct
-from neuronprof.analyze.bottlenecks import HOST_COPIES
-from neuronprof.analyze.flow import quantity
+from neuronprof.analyze.flow import HOST_COPIES, quantity
 from neuronprof.terms import Engine
 from neuronprof.trace import schema
 

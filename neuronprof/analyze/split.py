@@ -1,0 +1,80 @@
+"""Every instant of a span given to one event or to none: what both splits of a step, bottlenecks and attribution, are made of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronprof.analyze.analyzer import Span
+from neuronprof.analyze.flow import HOST_COPIES
+from neuronprof.terms import COMPUTE_ENGINES, Engine, WaitFor
+
+# The order in which an instant is given away: the four compute engines, memory, links, waiting for peers, the host.
+KINDS = len(COMPUTE_ENGINES) + 4
+MEMORY, LINKS, WAITING, HOST = range(len(COMPUTE_ENGINES), KINDS)
+_NONE = -1
+
+
+@dataclass(frozen=True)
+class Split:
+    """The instants of a span by the event that they belong to.
+
+    event, kind, time: of each event that has any, its row of the span, the kind it has them as, and nanoseconds; a row has two entries
+    if it waits and works. gap_start, gap_end, ended_by: what is left, and the row that ends it, -1 for none. All times add up to the
+    window.
+    """
+
+    event: NDArray[np.int64]
+    kind: NDArray[np.int8]
+    time: NDArray[np.int64]
+    gap_start: NDArray[np.int64]
+    gap_end: NDArray[np.int64]
+    ended_by: NDArray[np.int64]
+
+
+def split(span: Span) -> Split:
+    """The split of a span, computed once."""
+    if "split" not in span.known:
+        span.known["split"] = _split(span)
+    found: Split = span.known["split"]
+    return found
+
+
+def _split(span: Span) -> Split:
+    from neuronprof.analyze.sweep import charge  # numba takes as long to load as all the rest
+
+    events, window = span.events, span.window
+    waits = np.flatnonzero(
+        events.among("engine", [Engine.CC]) & events.among("wait_for", [WaitFor.PEER]) & (events["wait_ns"] > 0)
+    )
+    came = events["start_ts"][waits]
+    kind = np.concatenate([kinds(span), np.full(len(waits), WAITING, np.int8)])
+    start = np.concatenate([span.start, np.maximum(came - events["wait_ns"][waits], window.start)])
+    end = np.concatenate([span.end, np.minimum(came, window.end)])
+    charged, gap_start, gap_end, ended_by = charge(start, end, kind, KINDS, window.start, window.end)
+    of = np.concatenate([np.arange(len(events)), waits, [_NONE]])
+    rows = np.flatnonzero(charged)
+    return Split(of[rows], kind[rows], charged[rows], gap_start, gap_end, of[ended_by])
+
+
+def kinds(span: Span) -> NDArray[np.int8]:
+    """As what each event takes its instants; -1 for those that take none."""
+    events = span.events
+    places: dict[Any, int] = {str(engine): k for k, engine in enumerate(COMPUTE_ENGINES)}
+    places |= {Engine.DMA: MEMORY, Engine.HBM: MEMORY, Engine.HOST: HOST}
+    places |= dict.fromkeys((Engine.CC, Engine.NEURONLINK, Engine.EFA), LINKS)
+    of_engine = np.array([*(places.get(engine, _NONE) for engine in events.words["engine"]), _NONE], np.int8)
+    kind = of_engine[events["engine"]]
+    kind[(kind == MEMORY) & events.among("name", HOST_COPIES)] = HOST
+    return kind
+
+
+def codes(span: Span, name: str, event: NDArray[np.int64]) -> NDArray[Any]:
+    """A string column of rows as codes of its words, -1 for row -1."""
+    column = span.events[name]
+    if not len(column):
+        return np.full(len(event), _NONE)
+    found = column[event]
+    found[event == _NONE] = _NONE
+    return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from neuronprof.analyze import groups, intervals
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State
 from neuronprof.analyze.bubble import COOL_DOWN, STEADY, WARM_UP
-from neuronprof.terms import COMPUTE_ENGINES, Engine, Phase
+from neuronprof.terms import COMPUTE_ENGINES, Engine, Phase, WaitFor
 from neuronprof.trace import schema
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ FORWARD, BACKWARD, WEIGHTS, OPTIMIZER, COLLECTIVES, BUBBLE = range(len(KINDS))
 PARTS = (WARM_UP, STEADY, COOL_DOWN)
 _PIPELINE = "pp"
 _KEY = ("step", "rank", "number")
-_STATE = (*_KEY, "kind", "microbatch", "part", "start_ts", "end_ts")
+_STATE = (*_KEY, "kind", "of", "microbatch", "part", "start_ts", "end_ts")
 _SUMS = {
     "forward": "forward_ns", "backward": "backward_ns", "backward of weights": "backward_ns", "optimizer": "optimizer_ns",
     "collectives": "collectives_ns", "bubble": "bubble_ns",
@@ -34,14 +34,16 @@ class Schedule(Analyzer):
 
     kind: forward and backward passes of a micro-batch, backward of weights (where the schedule puts it off), optimizer, collectives
     that no pass hides, bubble. Where the recording does not tell which instructions are whose, a pass is what a rank computes from one
-    message of the pipeline, or change of direction, to the next.
+    message of the pipeline, or change of direction, to the next. A pass that begins before its message is there is cut where it waits.
     part: warm-up, until the stage's first backward pass; cool-down, after its last forward one; steady, between them. microbatch: from 0
     -1 for what is none's; chunk: which of a stage's virtual stages (Narayanan et al.
     2021). schedule_stages: a stage's mean step.
     """
 
     name: ClassVar[str] = "schedule"
-    needs: ClassVar[tuple[str, ...]] = schema.select("id", "engine", "phase", "op", "replica_group")
+    needs: ClassVar[tuple[str, ...]] = schema.select(
+        "id", "engine", "phase", "op", "replica_group", "wait_ns", "wait_for"
+    )
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"pieces": _KEY}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {
         "schedule": ("step", "stage", "rank", "kind", "microbatch", "chunk", "part", "start_ts", "duration_ns"),
@@ -86,6 +88,8 @@ def _pieces(span: Span, metadata: Mapping[str, Any]) -> "pd.DataFrame":
     import pandas as pd
 
     kind, microbatch, start, end = _passes(span, metadata)
+    start, end, of = intervals.subtract(start, end, *_waiting(span))
+    kind, microbatch = kind[of], microbatch[of]
     busy = intervals.merge(start, end)
     gaps = intervals.gaps(*busy, span.window.start, span.window.end)
     of_group = np.array([groups.axis(text) != _PIPELINE for text in span.events.words["replica_group"]] + [False])
@@ -101,7 +105,8 @@ def _pieces(span: Span, metadata: Mapping[str, Any]) -> "pd.DataFrame":
     begins = begins[order]
     columns = {
         "step": span.window.step, "rank": span.rank, "number": np.arange(len(order)), "kind": kinds[order],
-        "microbatch": np.append(microbatch, np.full(len(order) - len(microbatch), -1))[order],
+        "microbatch": np.append(microbatch, np.full(len(order) - len(of), -1))[order],
+        "of": np.append(of, np.full(len(order) - len(of), -1))[order],
         "part": np.where(begins < turn, 0, np.where(begins >= over, 2, 1)),
         "start_ts": begins, "end_ts": np.concatenate([end, exposed[1], idle[1]])[order],
     }  # fmt: skip
@@ -151,6 +156,16 @@ def _numbers(ids: NDArray[Any], rank: int, metadata: Mapping[str, Any]) -> tuple
     return at, microbatch[at]
 
 
+def _waiting(span: Span) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """When the rank waits for a message of the pipeline and computes nothing, which is no part of a pass that has begun without it."""
+    events = span.events
+    message = _among_pipeline(span) & (events["wait_ns"] > 0) & events.among("wait_for", [WaitFor.PEER])
+    came = span.start[message]
+    computes = events.among("engine", COMPUTE_ENGINES)
+    busy = intervals.merge(span.start[computes], span.end[computes])
+    return intervals.subtract(*intervals.merge(came - events["wait_ns"][message], came), *busy)[:2]
+
+
 def _among_pipeline(span: Span) -> NDArray[np.bool_]:
     along = np.array([groups.axis(text) == _PIPELINE for text in span.events.words["replica_group"]] + [False])
     return span.events.among("engine", [Engine.CC]) & along[span.events["replica_group"]]
@@ -168,9 +183,12 @@ def _numbered(pieces: "pd.DataFrame", layout: Mapping[str, Any]) -> "pd.DataFram
     chunk = np.zeros(len(pieces), np.int64)
     for direction in (FORWARD, BACKWARD):
         mine = np.flatnonzero(kind == direction)
+        _, first, of = np.unique(
+            pieces["of"].to_numpy()[mine], return_index=True, return_inverse=True
+        )  # pieces of a pass
         if (microbatch[mine] < 0).all():
-            microbatch[mine] = np.arange(len(mine))
-        again = pieces.iloc[mine].groupby(microbatch[mine]).cumcount().to_numpy()
+            microbatch[mine] = of
+        again = pieces.iloc[mine[first]].groupby(microbatch[mine[first]]).cumcount().to_numpy()[of]
         if direction == BACKWARD and layout.get("schedule") == "zero-bubble":
             kind[mine[again > 0]] = WEIGHTS
         else:

@@ -108,8 +108,10 @@ class TraceFile:
         empty = pa.schema([schema.ARROW.field(name) for name in wanted]).empty_table()
         return pa.concat_tables(pieces or [empty]).unify_dictionaries().select(wanted)
 
-    def pieces(self, names: Iterable[str], *, rank: int) -> Iterator[pa.Table]:
+    def pieces(self, names: Iterable[str], *, rank: int, between: tuple[int, int] | None = None) -> Iterator[pa.Table]:
         """The columns `names` of one rank a row group at a time, for ranks that memory cannot hold; each with its own dictionaries.
+
+        between: two times; row groups without events that touch the time between them are left out.
 
         Raises:
             NeuronprofError: the file is damaged.
@@ -119,6 +121,8 @@ class TraceFile:
         for part in self._parts:
             groups, exact = _row_groups(part, {"rank": rank})
             for group in groups:
+                if between and not _touches(part, group, between):
+                    continue
                 yield self._rows(part, [group], wanted, {} if exact else {"rank": rank}).select(wanted)
 
     def _rows(self, part: pq.ParquetFile, groups: list[int], wanted: list[str], conditions: dict[str, int]) -> pa.Table:
@@ -167,6 +171,17 @@ def _row_groups(part: pq.ParquetFile, conditions: dict[str, int]) -> tuple[list[
             groups.append(group)
             exact = exact and all(low == high for low, _, high in ranges)
     return groups, exact
+
+
+def _touches(part: pq.ParquetFile, group: int, between: tuple[int, int]) -> bool:
+    """Whether a row group can have events that touch the time between two times."""
+    start, duration = (
+        part.metadata.row_group(group).column(part.schema_arrow.names.index(name)).statistics
+        for name in ("start_ts", "duration_ns")
+    )
+    if not all(known is not None and known.has_min_max for known in (start, duration)):
+        return True
+    return bool(start.min < between[1] and start.max + duration.max > between[0])
 
 
 def open_trace(path: str | Path) -> TraceFile:

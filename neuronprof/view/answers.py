@@ -16,9 +16,9 @@ from neuronprof.analyze.pyramid.store import Detail
 from neuronprof.errors import NeuronprofError
 from neuronprof.view import notes, scene, sheets, sourcecode, tracks, why
 from neuronprof.view.lod import Packer
+from neuronprof.view.splits import OK, WAIT, Answer, Splits
 
-OK, WAIT, REFUSED, NOWHERE, GONE, FAILED = 200, 202, 400, 404, 410, 500
-Answer = tuple[int, bytes]
+REFUSED, NOWHERE, GONE, FAILED = 400, 404, 410, 500
 
 
 class Answers:
@@ -27,6 +27,7 @@ class Answers:
     def __init__(self, kept: Sequence[Kept]) -> None:
         self._kept = kept
         self._found: sheets.Found | None = None
+        self._splits = Splits()
         self._questions: dict[str, Callable[[Detail, Mapping[str, str]], bytes]] = {
             "window": _window,
             "event": _event,
@@ -40,7 +41,7 @@ class Answers:
         """Status and body: 200 with the answer, 202 with how far the summing is, else with a sentence that says what is wrong."""
         if gone := self._gone():
             return gone
-        if question not in ("owner", "rank", "notes", "sheet", "why", "code", *self._questions):
+        if question not in ("owner", "rank", "notes", "sheet", "why", "code", "split", *self._questions):
             return NOWHERE, b"There is no such question."
         try:
             return self._about_traces(question, query) or self._about_rank(question, query)
@@ -113,6 +114,8 @@ class Answers:
         if question == "code":
             named = query["source"] in detail.header["words"]["source"]
             return OK, _json(sourcecode.excerpt(kept.trace, query["source"] if named else ""))
+        if question == "split":
+            return self._splits.answer(kept.trace, rank, int(query["from"]), int(query["to"]))
         if question == "why":
             number = int(query["id"]) + int(detail.header["first_id"])
             return OK, _json("\n\n".join(why.why_so_long(explain(kept.trace, str(number)), why.LETTERS)))

@@ -140,6 +140,11 @@ async function chooseRange(shown, a, b) {
   pane.hidden = false
   drawOverlays(shown)
   for (const scene of shown.scenes) {
+    const split = await shown.source.split(scene.key, ...range)
+    if (chosen.range != range)
+      return
+    if (split)
+      pane.append(made("h2", {}, `Where the time of ${scene.title} goes`), ...busyBars(split.parts), ...costliest(split.operators))
     const parts = await shown.source.busy(scene.key, ...range)
     if (chosen.range != range)
       return
@@ -148,9 +153,14 @@ async function chooseRange(shown, a, b) {
   pane.append(...noteEditor(shown, range[0]))
 }
 
+function costliest(operators) {
+  const items = operators.map(({name, part, share, time}) => made("li", {}, made("b", {}, `${share} ${time} `), `${part}: ${name}`))
+  return items.length ? [made("h2", {}, "What costs most of it"), made("ul", {}, ...items)] : []
+}
+
 function busyBars(parts) {
   if (!parts)
-    return [made("p", {}, "The busy times of a range need the server: neuronprof view trace.parquet")]
+    return [made("p", {}, "The split of a range needs the server: neuronprof view trace.parquet")]
   const facts = parts.flatMap((part) => [made("dt", {style: `border-left:4px solid ${part.colour};padding-left:4px`}, part.name),
                                          made("dd", {}, `${part.share}  ${part.time}`)])
   return [made("dl", {}, ...facts)]
@@ -161,4 +171,6 @@ function mark(shown) {
   const at = pointer ?? (shown.models.x_range.start + shown.models.x_range.end) / 2
   chosen.marks = chosen.marks.length == 1 ? [...chosen.marks, at].sort((a, b) => a - b) : [at]
   drawOverlays(shown)
+  if (chosen.marks.length == 2 && chosen.marks[0] < chosen.marks[1])
+    chooseRange(shown, ...chosen.marks)
 }

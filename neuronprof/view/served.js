@@ -35,6 +35,7 @@ class Served {
   sheet(name) { return this.json("sheet", {name}) }
 
   busy(key, from, to) { return this.json("busy", {key, from: Math.floor(from), to: Math.ceil(to)}) }
+  split(key, from, to) { return this.json("split", {key, from: Math.floor(from), to: Math.ceil(to)}) }
   notes(key) { return this.json("notes", {key}) }
 
   async keepNotes(key, notes) {

@@ -86,6 +86,7 @@ class Embedded {
 
   // What needs the analyzers, and what outlives the page, needs the server.
   async busy() { return null }
+  async split() { return null }
   async code() { return null }
   async notes() { return [] }
   async keepNotes() {}

@@ -1,5 +1,6 @@
 """The analyzers' tables as sortable tables."""
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -145,10 +146,10 @@ def _part(table: "pd.DataFrame", about: Table) -> list[Any]:
 
 
 def sentence(text: str) -> "Div":
-    """A few words of our own above something."""
+    """A few words above something; names of files and the like are no markup."""
     from bokeh.models import Div
 
-    return Div(text=text, stylesheets=[look.SENTENCE_CSS])
+    return Div(text=html.escape(text), stylesheets=[look.SENTENCE_CSS], disable_math=True)
 
 
 def data_table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":

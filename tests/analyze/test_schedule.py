@@ -75,6 +75,16 @@ def test_parts_turn_with_the_first_backward_and_the_last_forward_pass(trace):
     )
 
 
+def test_a_pass_that_has_begun_is_cut_where_it_waits_for_its_message(trace):
+    # Recomputation needs no gradient: it runs for 2 ns, then the message is waited for until 7, then the rest of the pass runs.
+    letters = {**PHASES, "r": {"phase": "recompute", "op": 1}, "T": {"replica_group": "pp:0>1"}}
+    events = picture.rows("tensor ff.rr..bb\n cc ...~~~~T", letters)
+    for event, number in zip(events, (0, 3, 4, 2), strict=True):
+        event["id"] = number
+    table = run(trace, events, 9)["schedule"]
+    assert pieces(table) == ["F0:2 .:1 B0:2 .:2 B0:2"]
+
+
 def passes(order):
     """What a recording tells of a stage whose passes are an instruction and a message each: their micro-batches, - for the optimizer."""
     microbatches = [-1 if one == "-" else int(one) for one in order]

@@ -278,8 +278,29 @@ def test_a_range_is_split(large, open_tab):
     tab.mouse.down()
     tab.mouse.move(right - 100, y, steps=6)
     tab.mouse.up()
-    tab.locator("#pane dd").first.wait_for()
-    assert "Tensor" in tab.locator("#pane").inner_text()
+    tab.locator("#pane").get_by_text("How busy the engines of Rank 0 are").wait_for()
+    told = tab.locator("#pane").inner_text()
+    assert re.search(r"Where the time of Rank 0 goes\s+Compute\s+\d", told)
+    assert re.search(r"What costs most of it\s+\d+\.\d % .*compute: aten", told)
+    assert "Tensor" in told
+
+
+def test_two_marks_split_the_time_between_them(view, open_tab, tmp_path):
+    about = {"a": {"op_name": HOSTILE}}
+    path = picture.write(
+        tmp_path / "t.parquet", picture.rows("tensor aaaa..aa", about, scale=1000), [picture.segment(0, 8000)]
+    )
+    tab = open_tab(view(path).address)
+    for at in (2000, 7000):
+        tab.mouse.move(*tab.evaluate(f"() => spot({at}, 1)"))
+        tab.wait_for_timeout(100)
+        tab.keyboard.press("m")
+    # Of 5 us the tensor engine works 3, between its events it is idle.
+    tab.locator("#pane dd").nth(1).wait_for()
+    assert tab.locator("#pane dt").first.inner_text() == "Compute"
+    assert re.search(r"(59|60|61)\.\d %", tab.locator("#pane dd").first.inner_text())
+    tab.locator("#pane li").get_by_text("<img src=x onerror").first.wait_for()
+    assert tab.evaluate("() => window.hacked") is None
 
 
 def test_notes_are_kept_for_other_tabs(view, open_tab, tmp_path):
@@ -349,7 +370,7 @@ def test_a_click_on_a_difference_shows_both_places(view, open_tab, tmp_path, way
     about = {"a": {"op_name": "mm"}, "b": {"op_name": HOSTILE, "layer": HOSTILE}}
     paths = [
         picture.write(
-            tmp_path / f"{name}.parquet", picture.rows(f"tensor {drawing}", about, scale=1000),
+            tmp_path / f"{name}<img src=x onerror=hacked=1>.parquet", picture.rows(f"tensor {drawing}", about, scale=1000),
             [picture.segment(0, 8000 - lost)],
         )
         for name, drawing, lost in (("before", "aaaa..bb", 0), ("after", "aa..bb", 2000))

@@ -58,6 +58,8 @@ def record_rank(job: "Job", options: CaptureOptions, hub: "Connection | None" = 
             mainmodule.run(program, list(job.argv), ending.of)
         if options.world_size is not None and options.world_size > engine.collectives.book.world:
             engine.note(f"a world of {options.world_size} ranks that the script did not join, recorded as one rank")
+        if engine.collectives.book.world > 1 and engine.collectives.book.rank == 0 and not peers.started:
+            engine.note("what only rank 0 does, as printing a loss, counts on every rank (--as-rank 1 leaves it out)")
         recording = _finished(engine, program.name, list(job.argv), options, ending)
         if hub is None and peers.started:
             recording = _with_peers(recording, engine, peers, ending)

@@ -33,7 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write single instructions, tile by tile, of the operators or layers that match, or of all while they are few",
     )
     _add_machine(parser.add_argument_group("machine").add_argument)
-    add_script(parser.add_argument_group("script").add_argument)
+    script = parser.add_argument_group("script").add_argument
+    add_script(script)
+    script(
+        "--as-rank",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --world-size: the rank that is recorded; what only it does counts on every rank (default: %(default)s)",
+    )
     _add_layout(parser.add_argument_group("layout of a script for one device").add_argument)
     add_style(parser.add_argument_group("how the step is run").add_argument)
     _add_faults(parser.add_argument_group("ranks that differ").add_argument)
@@ -172,7 +180,7 @@ def _launched(args: argparse.Namespace) -> tuple[str, tuple[str, ...], dict[str,
 
 # Options that are called and mean the same in pipeline.Options.
 _AS_THEY_ARE = (
-    "trace_ranks", "detail", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "seed",
+    "trace_ranks", "detail", "chip", "lnc", "allow_oom", "values", "steps", "warmup", "run_on", "as_rank", "seed",
     "dp", "tp", "pp", "cp", "ep", "vp", "microbatches", "accumulate", "zero", "sequence_parallel", "schedule",
     "even_stages", "grad_sync", "prefetch", "recompute", "fp8", "fp32_gradients", "eager",
     "collective_algorithm", "oversubscription",
@@ -184,6 +192,10 @@ def _options(args: argparse.Namespace, chosen: dict[str, Any]) -> "pipeline.Opti
 
     if args.steps is not None and args.steps < 1:
         raise NeuronprofError(f"--steps {args.steps} records nothing; give at least 1.")
+    if args.as_rank and chosen["world_size"] is None:
+        raise NeuronprofError(
+            f"--as-rank {args.as_rank} is for a script that distributes itself; say over how many ranks with --world-size."
+        )
     if args.warmup < 0:
         raise NeuronprofError(f"--warmup {args.warmup} is not a number of steps; give 0 or more.")
     output = Path(args.output)

@@ -43,6 +43,7 @@ def capture(script: str | Path, argv: tuple[str, ...], options: Options) -> "Out
         stop=False if options.run_on else None,
         module=options.module,
         world_size=options.world_size,
+        rank=options.as_rank,
     )
     return record_script(str(script), list(argv), chosen)
 

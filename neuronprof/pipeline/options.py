@@ -21,7 +21,7 @@ class Options:
     chip: name or TOML file; lnc: physical cores in a logical one (None: the chip's default); allow_oom: simulate what does not fit.
     values: real, none or auto; steps, warmup: training steps to keep and to skip (steps None: three, and the script runs on to its end);
     run_on: let the script run on after `steps`; module: the script is a module's name, as for `python -m`.
-    world_size: ranks of a script that distributes itself (None: WORLD_SIZE of the environment, or 1).
+    world_size: ranks of a script that distributes itself (None: WORLD_SIZE of the environment, or 1); as_rank: which of them is recorded.
     dp to even_stages, bucket_bytes, grad_sync, prefetch: the layout of a script for one device, see distribute.layout.Layout.
     recompute, fp8, fp32_gradients: how the step is run, see distribute.styles.Style; eager: on a GPU, the host launches each operator
     as a kernel of its own.
@@ -41,6 +41,7 @@ class Options:
     run_on: bool = False
     module: bool = False
     world_size: int | None = None
+    as_rank: int = 0
     dp: int = 1
     tp: int = 1
     pp: int = 1

@@ -72,6 +72,13 @@ def test_the_page_and_its_questions(served):
     assert served("/ask/window?key=0/7&level=0&from=0&to=9")[0] == 400
 
 
+def test_mapped_memory_is_given_back_and_read_again(served, monkeypatch):
+    first = served("/ask/window?key=0/0&level=0&from=0&to=60")
+    monkeypatch.setattr("neuronprof.analyze.kept._MOST_MAPPED", 0)
+    assert [served("/ask/window?key=0/0&level=0&from=0&to=60") for _ in range(2)] == [first] * 2
+    assert first[0] == 200
+
+
 def test_nobody_else_is_answered(served):
     assert served("/ask/notes?key=0/0", headers={"Host": "elsewhere.example"})[0] == 403
     assert served("/ask/notes?key=0/0", headers={"Origin": "http://elsewhere.example"})[0] == 403

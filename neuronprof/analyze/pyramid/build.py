@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neuronprof.analyze import series, spans
 from neuronprof.analyze.pyramid import alike, bands, tracks
-from neuronprof.analyze.pyramid.store import Detail, Shelf, narrow
+from neuronprof.analyze.pyramid.store import Detail, Shelf, narrow, release
 from neuronprof.terms import ROLES, Engine, Phase
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def _summed(found: tracks.Tracks, origin: int, top: int, shelf: Shelf, report: t
             for parts in levels:
                 at += sum(_keep(kept, items, found.columns["alike"]) for items in parts)
                 about["edges"].append(at)
+        release(found.columns.values())
         lanes.append(about)
         done += lane.last - lane.first
         report("summing", done / total)

@@ -3,7 +3,7 @@
 import json
 import mmap
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,7 @@ class Detail:
 
     def release(self) -> None:
         """Lets the system have back the memory in which mapped columns stand; what is needed of them is read again."""
-        for column in self.columns.values():
-            if isinstance(column.base, mmap.mmap):
-                column.base.madvise(mmap.MADV_DONTNEED)
+        release(self.columns.values())
 
 
 class Shelf:
@@ -71,6 +69,13 @@ class Shelf:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._partial.rename(self._folder)
         return load(self._folder)
+
+
+def release(columns: Iterable[NDArray[Any]]) -> None:
+    """Lets the system have back the memory of those columns that are mapped; what was written to them is kept."""
+    for column in columns:
+        if isinstance(column.base, mmap.mmap):
+            column.base.madvise(mmap.MADV_DONTNEED)
 
 
 def narrow(low: int, high: int) -> np.dtype[Any]:

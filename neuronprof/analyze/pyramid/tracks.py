@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import spans
-from neuronprof.analyze.pyramid import alike
+from neuronprof.analyze.pyramid import alike, store
 from neuronprof.analyze.pyramid.store import Shelf, narrow
 from neuronprof.terms import Engine, Kind
 from neuronprof.trace.batch import Vocabulary
@@ -23,6 +23,7 @@ Report = Callable[[str, float], None]  # what is being done, and the share of it
 _TIMES = ("start_ts", "duration_ns", "wait_ns", "id")
 _NUMBERS = (*_TIMES, "queue", "released_by", "step", *alike.NUMBERS)
 _READ = (*_NUMBERS, "wait_for", "operands", *alike.TEXTS)
+_AT_ONCE = 2_000_000  # events of a track that are looked at together
 _EVENT = ("start", "duration", "wait", "wait_for", "alike", "id", "released")
 
 
@@ -145,6 +146,7 @@ def _fill(trace: "TraceFile", rank: int, tracks: Tracks, last_id: int, report: R
             filled[engine, queue] = at + rows.stop - rows.start
             for name, column in tracks.columns.items():
                 column[at : at + rows.stop - rows.start] = new[name][rows]
+        store.release(tracks.columns.values())
         done += table.num_rows
         report("reading events", done / total)
     tracks.wait_words = waits.words
@@ -193,16 +195,18 @@ def _keep_steps(steps: dict[int, tuple[int, int]], numbers: dict[str, NDArray[np
 
 def _laid_out(columns: dict[str, NDArray[Any]], lane: Lane) -> list[Lane]:
     """Sorts a track and spreads events that overlap over several lanes."""
+    if _in_order(columns, lane):
+        lane.crowded = lane.engine == Engine.HBM
+        return [lane]
     rows = slice(lane.first, lane.last)
     start = columns["start"][rows].astype(np.int64)
     if (start[1:] < start[:-1]).any():
         _reorder(columns, rows, np.argsort(start, kind="stable"))
         start = columns["start"][rows].astype(np.int64)
-    duration = columns["duration"][rows].astype(np.int64)
-    lane.reach = int(duration.max(initial=0))
     if lane.engine == Engine.HBM:  # drawn as bandwidth, not as a row
         lane.crowded = True
         return [lane]
+    duration = columns["duration"][rows].astype(np.int64)
     stacked = spans.stack(start, start + duration)
     many = int(stacked.max(initial=0)) + 1
     if many == 1:
@@ -213,6 +217,18 @@ def _laid_out(columns: dict[str, NDArray[Any]], lane: Lane) -> list[Lane]:
         Lane(lane.engine, lane.queue, n, int(edges[n]), int(edges[n + 1]), n == spans.MOST_LANES - 1, lane.reach)
         for n in range(many)
     ]
+
+
+def _in_order(columns: dict[str, NDArray[Any]], lane: Lane) -> bool:
+    """Whether no event of a track begins before those in front of it have ended, a piece at a time; notes the longest one."""
+    ordered, end = True, 0
+    for first in range(lane.first, lane.last, _AT_ONCE):
+        rows = slice(first, min(first + _AT_ONCE, lane.last))
+        start, duration = (columns[name][rows].astype(np.int64) for name in ("start", "duration"))
+        ends = np.maximum.accumulate(np.maximum(start + duration, end))
+        ordered &= bool((start >= np.concatenate(([end], ends[:-1]))).all())
+        lane.reach, end = max(lane.reach, int(duration.max())), int(ends[-1])
+    return ordered
 
 
 def _reorder(columns: dict[str, NDArray[Any]], rows: slice, order: NDArray[np.intp]) -> None:

@@ -44,10 +44,16 @@ def parts(differences: Sequence["Difference"]) -> list[Any]:
         classes = one.classes[one.classes["before_ns"] + one.classes["after_ns"] > 0]
         classes = classes.assign(**{"class": [BOUND.get(name, name) for name in classes["class"]]})
         found += [
-            tables.sentence(f"{one.before} -> {one.after}: {sentence(one)}."),
-            tables.data_table(classes, _CLASSES),
-            tables.sentence("By operator; the rows add up to the difference. A click shows it in both timelines."),
-            _operators(one.operators.head(tables.MOST_ROWS), number),
+            *tables.under(
+                tables.sentence(f"{one.before} -> {one.after}: {sentence(one)}."),
+                tables.data_table(classes, _CLASSES),
+                "differences",
+            ),
+            *tables.under(
+                tables.sentence("By operator; the rows add up to the difference. A click shows it in both timelines."),
+                _operators(one.operators.head(tables.MOST_ROWS), number),
+                "differences_by_operator",
+            ),
         ]
     return found
 

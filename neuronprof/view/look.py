@@ -29,6 +29,12 @@ CONTROL_CSS = f"""
 }}
 """
 
+BUTTON_CSS = f"""
+:host {{ margin: 4px 5px 4px auto; }}
+.bk-btn.bk-btn {{
+  font: 500 12px {FONT}; color: {_INK}; height: 24px; padding: 0 8px; border: 1px solid {_LINE}; border-radius: 6px; background: {_PAPER};
+}}
+"""
 SENTENCE_CSS = f":host {{ font: calc(12px * var(--scale, 1))/1.5 {FONT}; color: {_FAINT}; margin: 8px 0 4px; }}"
 TABS_CSS = f"""
 .bk-header {{ border-bottom: 1px solid {_LINE}; }}

@@ -25,6 +25,8 @@ _SCRIPTS = (
     "dress.js",
     "page.js",
     "sheets.js",
+    "csv.js",
+    "tree.js",
     "keys.js",
     "pane.js",
     "search.js",

@@ -34,8 +34,11 @@ def ranks(totals: "pd.DataFrame") -> list[Any]:
         heatmap.figure(over_steps(totals)),
         tables.sentence("How many ranks wait for others, and how many work, how long in a step."),
         _distribution(table),
-        tables.sentence(f"Those that wait least come first: the others wait for them.{cut}"),
-        tables.data_table(table.head(tables.MOST_ROWS), _COLUMNS),
+        *tables.under(
+            tables.sentence(f"Those that wait least come first: the others wait for them.{cut}"),
+            tables.data_table(table.head(tables.MOST_ROWS), _COLUMNS),
+            "ranks",
+        ),
     ]
 
 

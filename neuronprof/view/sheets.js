@@ -13,6 +13,8 @@ async function openSheet(name) {
     place.replaceChildren()
     await Bokeh.embed.embed_item(item, place)
     dress()
+    if (name == "operators")
+      new OperatorTree(element("tree"), address ? await new Served(address, tell).sheet(TREE) : JSON.parse(element(`item-${TREE}`).textContent))
   } catch (error) {
     if (error.message != "refused")
       throw error

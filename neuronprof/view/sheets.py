@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from neuronprof.analyze import pairs, places
+from neuronprof.analyze import pairs, places, tree
 from neuronprof.view import (
     comparison,
     heading,
@@ -37,8 +37,9 @@ PAGES = (
 )
 COMPARE = "compare"  # of several traces
 HEADING = "heading"  # the figures at the top of the page
+TREE = "tree"  # the operators by module, on their page
 ADVICE = "advice"  # what the timeline's bands tell, which is no page of its own
-SHEETS = (HEADING, ADVICE, *(name for name, _ in PAGES if name != "timeline"))
+SHEETS = (HEADING, ADVICE, TREE, *(name for name, _ in PAGES if name != "timeline"))
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ def find(trace: "TraceFile", results: tables.Results | None = None) -> Found:
 
 
 def item(name: str, found: Found) -> str:
-    """A page, or the heading, as JSON that BokehJS puts into its place; or the advice, see advice.js."""
+    """A page, or the heading, as JSON that BokehJS puts into its place; or the advice and the operators, see advice.js and tree.js."""
+    if name == TREE:
+        text: str = tree.by_layer(found.tables["bottlenecks"]["bottlenecks_by_operator"]).to_json(orient="records")
+        return text
     if name == ADVICE:
         return json.dumps([_band(change) for change in found.summary.advice])
     from bokeh.core.json_encoder import serialize_json

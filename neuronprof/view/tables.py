@@ -142,7 +142,19 @@ def _part(table: "pd.DataFrame", about: Table) -> list[Any]:
     cut = f" The first {MOST_ROWS:,} of {len(table):,} rows." if len(table) > MOST_ROWS else ""
     none = " There are none in this trace." if table.empty else ""
     text = sentence(about.sentence + cut + none)
-    return [text] if table.empty else [text, data_table(table.head(MOST_ROWS), about.columns)]
+    return [text] if table.empty else under(text, data_table(table.head(MOST_ROWS), about.columns), about.name)
+
+
+def under(text: "Div", table: "DataTable", name: str) -> list[Any]:
+    """A table under its sentence, with a button that saves it as NAME.csv."""
+    from bokeh.layouts import row
+    from bokeh.models import Button, CustomJS
+
+    button = Button(label="CSV", width=48, stylesheets=[look.BUTTON_CSS])
+    code = look.script("csv.js", then="saveTable(name, table)")
+    button.js_on_click(CustomJS(args={"name": name, "table": table}, code=code))
+    text.sizing_mode = "stretch_width"
+    return [row(text, button, sizing_mode="stretch_width"), table]
 
 
 def sentence(text: str) -> "Div":

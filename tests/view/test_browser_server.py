@@ -364,6 +364,45 @@ def test_two_traces_one_below_the_other(view, open_tab, tmp_path):
     assert sorted(tensor, key=lambda at: at[::-1]) == [(0, 2), (600, 2), (0, 5), (400, 5)]
 
 
+def test_operators_fold_by_module_and_are_saved(view, open_tab, tmp_path):
+    # 8 us: 5 of them in net.0, of which 4 are a product; the other operator's name is a formula of a spreadsheet.
+    about = {
+        "a": {"op_name": "mm", "layer": "net.0.up", "phase": "forward", "op": 0}, "b": {"op_name": "=1+1", "layer": "net.0", "op": 1},
+        "c": {"op_name": HOSTILE, "layer": HOSTILE, "op": 2},
+    }  # fmt: skip
+    path = picture.write(
+        tmp_path / "t.parquet", picture.rows("tensor aaaabccc", about, scale=1000), [picture.segment(0, 8000)]
+    )
+    tab = open_tab(view(path).address)
+    turn_to(tab, "operators")
+    rows = tab.locator("#tree tbody tr")
+    rows.first.wait_for()
+
+    def named():
+        return [text.split("\t")[0].strip() for text in rows.all_inner_texts()]
+
+    assert named()[:5] == ["▾ net", "▾ 0", "▾ up", "mm", "=1+1"]
+    assert rows.nth(1).inner_text().split("\t")[-2:] == ["5 us", "62.5 %"]
+    rows.nth(1).get_by_role("button").click()
+    assert named()[:2] == ["▾ net", "▸ 0"]
+    assert named()[2].startswith("▸ <img")
+    tab.get_by_role("button", name="A step").click()
+    assert named()[0].startswith("▸ <img")
+    tab.get_by_role("button", name="Unfold all").click()
+    assert tab.locator("#tree").get_by_text("<img src=x onerror").count() > 1
+    with tab.expect_download() as saved:
+        tab.locator("#tree").get_by_role("button", name="CSV").click()
+    lines = Path(saved.value.path()).read_text().splitlines()
+    assert lines[:3] == [
+        "name,layer,phase,bound,source,per_step_ns,share", "mm,net.0.up,forward,tensor,,4000,0.5", "'=1+1,net.0,,tensor,,1000,0.125",
+    ]  # fmt: skip
+    with tab.expect_download() as saved:
+        tab.locator("#sheet-operators").get_by_role("button", name="CSV").click()
+    assert saved.value.suggested_filename == "bottlenecks_by_operator.csv"
+    assert Path(saved.value.path()).read_text().splitlines()[1].startswith("tensor,mm,net.0.up,forward,,4")
+    assert tab.evaluate("() => window.hacked") is None
+
+
 @pytest.mark.parametrize("way", ["served", "one file"])
 def test_a_click_on_a_difference_shows_both_places(view, open_tab, tmp_path, way):
     # `mm` takes 4 us before, 2 us after, from 0 on; `soft` stands at 6 us before and at 4 us after.

@@ -1,6 +1,7 @@
 """Budget: how much a script may compute before recording goes on without values."""
 
 from collections.abc import Callable
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -12,7 +13,17 @@ from neuronprof.graph.ops import work
 
 MOST_BYTES = 2 << 30
 MOST_FLOPS = 1e12
+# What a FLOP of a 16-bit product counts on a CPU without instructions for it: measured on one with AVX2 alone, 512 cubed takes 13 times
+# as long as in FP32.
+EMULATED = 13
 _NOTABLE = 1 << 16
+_HALVES = {"bfloat16": "_is_mkldnn_bf16_supported", "float16": "_is_mkldnn_fp16_supported"}
+
+
+@cache
+def _emulated() -> frozenset[str]:
+    """The 16-bit types for whose products this CPU has no instructions."""
+    return frozenset(dtype for dtype, has in _HALVES.items() if not getattr(torch.ops.mkldnn, has)())
 
 
 class Budget:
@@ -24,6 +35,7 @@ class Budget:
         self._why = ""
         self._boundary = 0
         self._costs: dict[int, int] = {}
+        self._slow = False  # something was counted EMULATED times
 
     def spend(self, live_bytes: int, index: int, signature: Signature, boundary: int) -> bool:
         """Adds an executed operator (index: of its signature); whether the budget is passed."""
@@ -31,13 +43,13 @@ class Budget:
             self._boundary, self.flops = boundary, 0
         cost = self._costs.get(index)
         if cost is None:
-            cost = self._costs[index] = work(signature).flops
+            cost = self._costs[index] = self._cost(signature)
         self.flops += cost
         return self._passed(live_bytes, self.flops)
 
     def allows(self, live_bytes: int, signature: Signature | None = None) -> bool:
         """Whether so many live bytes, and an operator with this signature, are within the budget."""
-        return not self._passed(live_bytes, self.flops + (work(signature).flops if signature else 0))
+        return not self._passed(live_bytes, self.flops + (self._cost(signature) if signature else 0))
 
     def allows_factory(self, args: Any, live_bytes: int) -> bool:
         """Whether a tensor factory with this shape as its first argument is within the budget."""
@@ -55,9 +67,17 @@ class Budget:
             f"{self._why}: from here on no values are computed (--values real computes them, --values none never does)."
         )
 
+    def _cost(self, signature: Signature) -> int:
+        """FLOPs of an operator, or as many as take as long."""
+        cost = work(signature)
+        slow = cost.gemms and any(tensor.dtype in _emulated() for tensor in signature.inputs)
+        self._slow = self._slow or bool(slow)
+        return cost.flops * (EMULATED if slow else 1)
+
     def _passed(self, live_bytes: int, flops: float) -> bool:
         if live_bytes > MOST_BYTES:
             self._why = f"The script's tensors need {units.size(live_bytes)}"
         elif flops > MOST_FLOPS:
-            self._why = f"A step of the script needs more than {units.count(MOST_FLOPS, 'FLOP')}"
+            slowly = f" ({EMULATED} for one in 16 bits, which this CPU only emulates)" if self._slow else ""
+            self._why = f"A step of the script needs more than {units.count(MOST_FLOPS, 'FLOP')}{slowly}"
         return bool(self._why)

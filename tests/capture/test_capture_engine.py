@@ -15,6 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import optimizer as optim
 
+from neuronprof.capture import budget
 from neuronprof.capture.engine import Engine, current
 from neuronprof.capture.simtensor import is_simulated
 from neuronprof.errors import NeuronprofError
@@ -332,6 +333,22 @@ def test_auto_counts_the_flops_of_a_step() -> None:
         "A step of the script needs more than 1 TFLOP: from here on no values are computed "
         "(--values real computes them, --values none never does)."
     ]
+
+
+@pytest.mark.parametrize(("emulated", "values"), [(frozenset[str](), "real"), (frozenset({"bfloat16"}), "none")])
+def test_auto_counts_more_for_products_that_the_cpu_emulates(
+    emulated: frozenset[str], values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "_emulated", lambda: emulated)
+    monkeypatch.setattr(budget, "MOST_FLOPS", 2.0 * 64**3 * 5)
+    said: list[str] = []
+    engine = Engine("auto", notice=said.append)
+    with engine, torch.no_grad():
+        engine.mark_step()
+        for _ in range(3):
+            torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
+    assert engine.values == values
+    assert [" in 16 bits, which this CPU only emulates" in text for text in said] == [True] * bool(emulated)
 
 
 def test_scalars_are_invented_and_told() -> None:

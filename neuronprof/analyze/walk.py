@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import ClassVar
 
 from neuronprof.analyze import analyzer, flow
-from neuronprof.analyze.analyzer import Context, State
+from neuronprof.analyze.analyzer import EVALUATION, Context, State, Window
+from neuronprof.errors import NeuronprofError
 from neuronprof.trace import reader
 
 MOST_SAMPLED = 200_000  # events that are run again in a quarter of a second
@@ -14,9 +15,13 @@ MOST_SAMPLED = 200_000  # events that are run again in a quarter of a second
 
 @dataclass(frozen=True)
 class Whole:
-    """A trace, opened; its typical step is read when a question needs it, and once."""
+    """A trace, opened; the step to look at is read when a question needs it, and once.
+
+    number: of that step (None: the one of median length).
+    """
 
     trace: reader.TraceFile
+    number: int | None = None
 
     @cached_property
     def context(self) -> Context:
@@ -24,19 +29,33 @@ class Whole:
         return analyzer.context_of(self.trace)
 
     @cached_property
+    def window(self) -> Window | None:
+        """When the step runs; None where the trace has no training step.
+
+        Raises:
+            NeuronprofError: it has others, but not this one.
+        """
+        if self.number is None:
+            return flow.typical(self.trace, self.context)
+        steps = {w.step: w for w in self.context.windows if w.step != EVALUATION}
+        if self.number not in steps:
+            raise NeuronprofError(
+                f"{self.trace.path} has no training step {self.number}; it has {', '.join(map(str, steps)) or 'none'}."
+            )
+        return steps[self.number]
+
+    @cached_property
     def step(self) -> flow.Step | None:
-        """The training step of median length, all ranks; None where there is none."""
-        window = flow.typical(self.trace, self.context)
-        return flow.load(self.trace, window) if window else None
+        """That step, all ranks; None where the trace has no training step."""
+        return flow.load(self.trace, self.window) if self.window else None
 
     @cached_property
     def sample(self) -> flow.Step | None:
         """The same step, of as many ranks as it takes for about `MOST_SAMPLED` events; all of it where it is smaller."""
-        window = flow.typical(self.trace, self.context)
-        if window is None:
+        if self.window is None:
             return None
-        ranks = flow.sampled(self.trace, self.context, window, MOST_SAMPLED)
-        return self.step if ranks is None else flow.load(self.trace, window, ranks)
+        ranks = flow.sampled(self.trace, self.context, self.window, MOST_SAMPLED)
+        return self.step if ranks is None else flow.load(self.trace, self.window, ranks)
 
 
 class Walk(ABC):

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuronprof.analyze import changes, critical_path
-from neuronprof.analyze.analyzer import Chip, Events, Window
+from neuronprof.analyze.analyzer import EVALUATION, Chip, Events, Window, context_of
 from neuronprof.analyze.attribution import Attribution
 from neuronprof.analyze.changes import Change, Replayed
 from neuronprof.analyze.flow import WAITS, Step
 from neuronprof.analyze.walk import Whole
 from neuronprof.errors import NeuronprofError
+from neuronprof.trace import reader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +91,21 @@ def ask(whole: Whole, wanted: Mapping[str, Change]) -> Answer:
     split = _beside([split_of(whole, r) for r in (before, after)], ["part", "detail"])
     path = _beside([_path(step, r) for r in (before, after)], ["by", "value"])
     return Answer(step.window.step, table, split, path, events_of(step, after))
+
+
+def over_steps(trace: reader.TraceFile, wanted: Mapping[str, Change]) -> "pd.DataFrame":
+    """Runs every training step with each change alone, and with all of them: step and the columns of `Answer.times`.
+
+    Raises:
+        NeuronprofError: there is no training step, or a change does not fit one.
+    """
+    import pandas as pd
+
+    numbers: list[int | None] = [w.step for w in context_of(trace).windows if w.step != EVALUATION]
+    answers = [ask(Whole(trace, number), wanted) for number in numbers or [None]]
+    return pd.concat([answer.times.assign(step=answer.step) for answer in answers], ignore_index=True)[
+        ["step", *answers[0].times]
+    ]
 
 
 def events_of(step: Step, run: Replayed) -> Events:

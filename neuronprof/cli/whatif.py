@@ -1,17 +1,23 @@
 """neuronprof whatif: what a step of a trace would take if something were different.
 
-Runs the dependencies, queues, collectives and messages of the median step again with other durations. An engine, HBM or a link is scaled in
-speed: tensor=2 is twice as fast. Operators are scaled in time: 'layer:*.mlp=0.5' takes half as long, 'op:aten.mm=0' no time at all.
+Runs the dependencies, queues, collectives and messages of the median step, or of another, again with other durations. An engine, HBM or
+a link is scaled in speed: tensor=2 is twice as fast. Operators are scaled in time: 'layer:*.mlp=0.5' takes half as long, 'op:aten.mm=0'
+no time at all.
 """
 
 import argparse
 import json
 from typing import TYPE_CHECKING
 
+from neuronprof.errors import NeuronprofError
+
 if TYPE_CHECKING:
+    import pandas as pd
+
     from neuronprof.analyze.whatif import Answer
 
 _ROWS = 14
+_ALL = "all"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help="grad_sync or weight_gather behind compute",
     )
+    add(
+        "--step",
+        metavar="N",
+        help="the step to run again, or all, of which the times are printed (default: that of median length)",
+    )
     add("--json", action="store_true", help="print one JSON object and nothing else")
 
 
@@ -54,7 +65,11 @@ def run(args: argparse.Namespace) -> int:
     from neuronprof.trace.reader import open_trace
 
     wanted = whatif.parse(args.scale, args.without_wait, args.fix_chip, args.overlap)
-    answer = whatif.ask(Whole(open_trace(args.trace)), wanted)
+    trace = open_trace(args.trace)
+    if args.step == _ALL:
+        _print_steps(whatif.over_steps(trace, wanted), as_json=args.json)
+        return 0
+    answer = whatif.ask(Whole(trace, _number(args.step)), wanted)
     if args.json:
         from neuronprof.analyze.summary import plain
 
@@ -63,6 +78,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(answer)
     return 0
+
+
+def _number(step: str | None) -> int | None:
+    if step is not None and not step.isdecimal():
+        raise NeuronprofError(f"--step {step} is no step; give its number, or {_ALL}.")
+    return None if step is None else int(step)
+
+
+def _print_steps(times: "pd.DataFrame", *, as_json: bool) -> None:
+    from neuronprof.analyze.summary import plain
+    from neuronprof.view.terminal import render_table
+
+    print(json.dumps(plain({"times": times.to_dict("records")})) if as_json else render_table(times))
 
 
 def _print(answer: "Answer") -> None:

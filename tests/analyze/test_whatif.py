@@ -235,3 +235,31 @@ def test_nobody_is_blamed_where_all_ranks_are_the_same(plain):
     from neuronprof.analyze.stragglers import Stragglers
 
     assert Stragglers().answer(plain)["stragglers"].empty
+
+
+@pytest.fixture
+def two_steps(trace):
+    """Steps of 2 and 4 ns on the tensor engine."""
+    first, second = picture.rows("tensor aabbbb")
+    return trace([first, second | {"step": 1}], [picture.segment(0, 2), picture.segment(2, 6, 1)])
+
+
+def test_what_if_over_all_steps(two_steps):
+    assert picture.table(whatif.over_steps(two_steps, whatif.parse(["tensor=2"]))) == [
+        "step change step_time_ns gain_ns gain",
+        "0 as it is 2 0 0",
+        "0 tensor=2 1 1 0.5",
+        "1 as it is 4 0 0",
+        "1 tensor=2 2 2 0.5",
+    ]
+
+
+def test_a_step_is_chosen_by_its_number(two_steps, capsys):
+    path = str(two_steps.path)
+    assert main(["whatif", path, "--scale", "tensor=2", "--step", "1"]) == 0
+    assert capsys.readouterr().out.startswith("Step 1")
+    assert main(["whatif", path, "--scale", "tensor=2", "--step", "all", "--json"]) == 0
+    assert [row["step_time_ns"] for row in json.loads(capsys.readouterr().out)["times"]] == [2, 1, 4, 2]
+    for step, told in (("7", "has no training step 7; it has 0, 1."), ("last", "--step last is no step")):
+        assert main(["whatif", path, "--step", step]) == 2
+        assert told in capsys.readouterr().err

@@ -173,8 +173,10 @@ class Chip:
 
 def _present(values: NDArray[Any]) -> NDArray[np.int64]:
     """The distinct values, sorted; of few, in one pass."""
-    if len(values) and int(values.max()) - int(values.min()) < _FEW:
-        low = int(values.min())
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, _FEW)
+    if low == high:
+        return np.array([low])
+    if high - low < _FEW:
         return np.flatnonzero(np.bincount(values - low)) + low
     return np.unique(values).astype(np.int64)
 
@@ -191,6 +193,8 @@ def _places(values: NDArray[Any], distinct_values: NDArray[np.int64]) -> NDArray
 def _span(rank: int, window: Window, events: Events) -> Span:
     start = events["start_ts"]
     end = start + events["duration_ns"]
+    if len(start) and start.min() >= window.start and start.max() < window.end and end.max() <= window.end:
+        return Span(rank, window, events, start, end)
     inside = (start < window.end) & (end >= window.start)
     if not inside.all():
         events, start, end = events.take(inside), start[inside], end[inside]

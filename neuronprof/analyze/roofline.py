@@ -92,6 +92,7 @@ def _operators(span: Span) -> dict[str, NDArray[Any]]:
     """Sums of each operator of the span; an operator has a row a dtype, times and bytes in its first."""
     events = span.events
     rows = np.flatnonzero(events.among("engine", _TRACKS.values()) & (events["op_name"] >= 0))
+    rows = rows[np.argsort(span.start[rows], kind="stable")]  # unions take ascending starts as they are
     groups, key = distinct([events[name][rows] for name in _OPERATOR])
     count = len(groups[0])
     start, end = span.start[rows], span.end[rows]
@@ -106,10 +107,11 @@ def _operators(span: Span) -> dict[str, NDArray[Any]]:
     np.add.at(moved, key[dma], events["bytes"][rows][dma])
     columns["bytes"] = np.where(first, moved[pairs], 0)
     columns["time_ns"] = np.where(first, intervals.union_by(key, start, end, count)[pairs], 0)
-    for name, engine in _TRACKS.items():
-        of = events.among("engine", [engine])[rows]
-        columns[f"{name}_ns"] = np.where(first, intervals.union_by(key[of], start[of], end[of], count)[pairs], 0)
-    return columns
+    place_of = {str(engine): place for place, engine in enumerate(_TRACKS.values())}
+    places = np.array([place_of.get(word, 0) for word in events.words["engine"]])
+    on_track = key * len(_TRACKS) + places[events["engine"][rows]]
+    busy = intervals.union_by(on_track, start, end, count * len(_TRACKS)).reshape(count, len(_TRACKS))
+    return columns | {f"{name}_ns": np.where(first, busy[pairs, place], 0) for place, name in enumerate(_TRACKS)}
 
 
 def _step(span: Span) -> dict[str, NDArray[Any]]:

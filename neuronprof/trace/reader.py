@@ -179,9 +179,10 @@ def _touches(part: pq.ParquetFile, group: int, between: tuple[int, int]) -> bool
         part.metadata.row_group(group).column(part.schema_arrow.names.index(name)).statistics
         for name in ("start_ts", "duration_ns")
     )
-    if not all(known is not None and known.has_min_max for known in (start, duration)):
+    if start is None or not start.has_min_max:
         return True
-    return bool(start.min < between[1] and start.max + duration.max > between[0])
+    late_enough = duration is None or not duration.has_min_max or start.max + duration.max > between[0]
+    return bool(start.min < between[1] and late_enough)
 
 
 def open_trace(path: str | Path) -> TraceFile:

@@ -30,6 +30,7 @@ _STATISTICS = [
     "core",
     "rank",
     "start_ts",
+    "duration_ns",
 ]  # what readers prune by; strings' statistics cost more than writing them
 _ENCODING = {
     "use_dictionary": list(_PLAIN_DICTIONARY),

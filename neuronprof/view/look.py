@@ -30,7 +30,7 @@ CONTROL_CSS = f"""
 """
 
 BUTTON_CSS = f"""
-:host {{ margin: 4px 5px 4px auto; }}
+:host {{ zoom: var(--page-scale, 1); margin: 4px 5px 4px auto; }}
 .bk-btn.bk-btn {{
   font: 500 12px {FONT}; color: {_INK}; height: 24px; padding: 0 8px; border: 1px solid {_LINE}; border-radius: 6px; background: {_PAPER};
 }}
@@ -46,7 +46,7 @@ TABS_CSS = f"""
 .bk-tab.bk-active {{ color: {_INK}; background: none; border: none; border-bottom: 2px solid #0072b2; }}
 """
 TABLE_CSS = f"""
-:host {{ font: calc(12px * min(var(--scale, 1), 1.5)) {FONT}; color: {_INK}; margin-bottom: 10px; }}
+:host {{ zoom: var(--page-scale, 1); font: 12px {FONT}; color: {_INK}; margin-bottom: 10px; }}
 .slick-header-column.slick-header-column {{ font-weight: 600; color: {_FAINT}; background: {_PAPER}; border-right: none; }}
 .slick-row.slick-row {{ background: {_PAPER}; color: {_INK}; }}
 .slick-row.odd {{ background: var(--wash, #f6f7f9); }}

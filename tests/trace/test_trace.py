@@ -432,3 +432,17 @@ def test_pictures_are_traces(trace):
         "tensor b 5 2 0 none",
         "cc C 2 3 2 peer",
     ]
+
+
+def test_pieces_between_two_times_leave_out_the_row_groups_before_and_after(tmp_path):
+    # Three parts of three events each: they end at 25, 125 and 225, and begin at 0, 100 and 200.
+    path = tmp_path / "t.parquet"
+    write(path, batch(0), batch(100), batch(200), rows_per_part=3)
+    opened = open_trace(path)
+
+    def found(*between):
+        return [piece["start_ts"].to_pylist() for piece in opened.pieces(["start_ts"], rank=0, between=between)]
+
+    assert found(25, 200) == [[100, 110, 120]]
+    assert found(24, 201) == [[0, 10, 20], [100, 110, 120], [200, 210, 220]]
+    assert found(300, 400) == []

@@ -96,6 +96,39 @@ def test_weights_gathered_when_they_are_needed_are_found_with_their_price(trace,
     assert found(Whole(trace(rows, [picture.segment(0, 12 if gain else 8)]))).get("exposed-weight-gather") == gain
 
 
+ATTENTION_IN_JAX = """
+import jax, jax.numpy as jnp
+
+def loss(w, x):
+    q, k, v = jnp.split((x @ w).reshape(2, 1024, 12, 128).transpose(0, 2, 1, 3), 3, 1)
+    scores = jax.nn.softmax(jnp.einsum("bhqd,bhkd->bhqk", q, k) * 0.1, -1)
+    return jnp.mean(jnp.einsum("bhqk,bhkd->bhqd", scores, v).astype(jnp.float32) ** 2)
+
+step = jax.jit(jax.value_and_grad(loss))
+for _ in range(3):
+    step(jnp.ones((512, 1536), jnp.bfloat16), jnp.ones((2, 1024, 512), jnp.bfloat16))
+"""
+MLP_IN_JAX = """
+import jax, jax.numpy as jnp
+
+def loss(w, x):
+    hidden = jnp.exp((x - x.mean(-1, keepdims=True)) @ w)
+    return jnp.mean((hidden @ w).astype(jnp.float32) ** 2)
+
+step = jax.jit(jax.value_and_grad(loss))
+for _ in range(3):
+    step(jnp.ones((512, 512), jnp.bfloat16), jnp.ones((2, 1024, 512), jnp.bfloat16))
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "is_found"), [(ATTENTION_IN_JAX, True), (MLP_IN_JAX, False)], ids=["attention", "mlp"]
+)
+def test_attention_that_xla_took_apart_is_found(recorded, script, is_found):
+    pytest.importorskip("jax", reason="needs the extra 'jax'")
+    assert ("unfused-attention" in found(recorded(script))) is is_found
+
+
 def test_products_that_leave_half_of_the_array_empty_are_found_with_their_price(recorded, tmp_path):
     # Heads of 64 fill 64 of 128 rows; with as many PEs in arrays of 64 rows the same script needs half the time for these products.
     text = resources.files("neuronprof.hardware").joinpath("trainium4.toml").read_text(encoding="utf-8")

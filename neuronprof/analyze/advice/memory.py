@@ -12,15 +12,16 @@ from neuronprof.analyze.advice.rule import Confidence, Finding, Rule, scaled
 from neuronprof.analyze.changes import Draft, Mask
 from neuronprof.terms import COMPUTE_ENGINES, Engine, Phase
 
-_EXPONENTIALS = ("_softmax", "_safe_softmax", "softmax", "exp")
-_SOFTMAX = (*_EXPONENTIALS, "_softmax_backward_data", "_masked_softmax", "_masked_softmax_backward")
+_EXPONENTIALS = ("_softmax", "_safe_softmax", "exp")
+_SOFTMAX = ("_softmax", "_safe_softmax", "_softmax_backward_data")
+_PARTS_OF_SOFTMAX = ("exp", "amax", "sub", "sum", "div", "neg")  # where a compiler has taken it and its backward apart
+_BATCHED = ("bmm", "baddbmm")  # a product for each head; one over all positions makes no scores
 _COPIES = ("clone", "contiguous", "_lazy_clone")
 Alike = tuple[int, frozenset[int]]
 _MOVING = (*COMPUTE_ENGINES, Engine.DMA)
 _WIDEST = 4  # bytes an element of an activation
-_PRODUCTS = (
-    5 / 4
-)  # backward of fused attention computes the scores again beside its four products (Dao et al. 2022, FlashAttention)
+# Backward of fused attention computes the scores again beside its four products (Dao et al. 2022, FlashAttention).
+_PRODUCTS = 5 / 4
 
 
 def _operators(case: Case, names: tuple[str, ...]) -> Mask:
@@ -43,7 +44,8 @@ class UnfusedAttention(Rule):
         Its engines work side by side on one tile after another, so that none waits for an operator to end.
         """
         product = case.on(Engine.TENSOR)
-        scores = _alikes(case, _operators(case, _EXPONENTIALS)) & _alikes(case, product)
+        exponentials = _softmax(case) & _operators(case, _EXPONENTIALS)
+        scores = _alikes(case, exponentials) & _alikes(case, product & _operators(case, _BATCHED))
         share = np.array([_share(shapes, scores) for shapes in case.shapes])[case.events["op"]]
         rows = (share > 0) & case.on(*_MOVING)
         if not scores or not rows.any():
@@ -70,10 +72,14 @@ class UnfusedAttention(Rule):
         scored, laid_out = (
             np.array([alike in wanted for alike in made])[case.events["op"]] for wanted in (scores, operands)
         )
-        computed: Mask = (
-            rows & scored & case.on(Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD) & ~_operators(case, _SOFTMAX)
-        )
+        computed: Mask = rows & scored & case.on(Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD) & ~_softmax(case)
         return computed | (laid_out & _operators(case, _COPIES) & case.on(*_MOVING))
+
+
+def _softmax(case: Case) -> Mask:
+    """Rows of softmax and its backward, as single operators or in parts."""
+    whole = _operators(case, _SOFTMAX)
+    return whole if whole.any() else _operators(case, _PARTS_OF_SOFTMAX)
 
 
 def _alikes(case: Case, rows: Mask) -> set[Alike]:

@@ -49,7 +49,6 @@ WORDING: dict[str, dict[str, str]] = {
     },
     "attention": {
         "torch": "Let attention be one operator: torch.nn.functional.scaled_dot_product_attention(q, k, v), with its mask and dropout.",
-        "jax": "Let attention be one operator: jax.nn.dot_product_attention, or a fused kernel.",
         "": "Compute attention in a fused kernel that keeps its scores in SBUF.",
     },
     "layout": {

@@ -191,6 +191,30 @@ def test_replicas_reduce_the_gradients(tmp_path):
     assert reduced["bytes"].sum() == 4 * (IN * HIDDEN + HIDDEN * OUT)
 
 
+SHARDED = SCRIPT.replace(
+    "x, y = ",
+    """
+from jax.sharding import NamedSharding, PartitionSpec as P
+mesh = jax.make_mesh((8,), ("data",))
+put = lambda a, *spec: jax.device_put(a, NamedSharding(mesh, P(*spec)))
+p, m = jax.tree.map(put, p), jax.tree.map(put, m)
+x, y = """,
+).replace(f"jnp.ones(({BATCH}, {OUT}))", f"put(jnp.ones(({BATCH}, {OUT})) * 1, 'data'); x = put(x * 1, 'data')")
+
+
+def test_arrays_without_values_are_put_on_many_devices_as_real_ones(tmp_path):
+    sent = {}
+    for values in ("none", "real"):
+        (tmp_path / values).mkdir()
+        run, trace = record(tmp_path / values, "--steps", "1", "--values", values, "--world-size", "8", script=SHARDED)
+        assert run.returncode == 0, run.stderr
+        events = trace.events
+        on_first = events[(events["rank"] == 0) & (events["engine"] == "cc")]
+        sent[values] = on_first[["name", "bytes"]].values.tolist()
+    assert sent["none"] == sent["real"]
+    assert sum(nbytes for _, nbytes in sent["none"]) >= 4 * (IN * HIDDEN + HIDDEN * OUT)
+
+
 def test_an_error_is_the_scripts_own(tmp_path):
     run, _ = record(tmp_path, script="import jax\nraise ValueError('mine')\n")
     assert run.returncode == 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import jax
-from jax._src import core, pjit
+from jax._src import core, dispatch, pjit
 
 from neuronprof.capture.jax.arrays import SimArray, nbytes
 from neuronprof.capture.jax.functions import Function
@@ -58,6 +58,7 @@ class Listener:
         patches.wrap(core.EvalTrace, "process_primitive", self._primitive)
         patches.wrap(core, "check_eval_args", _check)
         patches.wrap(pjit, "_pjit_call_impl_python", self._jitted)
+        patches.wrap(dispatch, "_batched_device_put_impl", self._put)
         patches.set(jax, "pmap", _refuse_pmap)
         patches.set(jax.distributed, "initialize", lambda *_args, **_options: None)  # this process is the whole job
         patches.set(pjit, "_get_fastpath_data", lambda *_args, **_options: None)  # the fast path would pass us by
@@ -100,6 +101,22 @@ class Listener:
         ]
         self._note(primitive, args, params, outputs)
         return outputs if primitive.multiple_results else outputs[0]
+
+    def _put(self, original: Callable[..., Any], *arrays: Any, **each: Any) -> list[Any]:
+        """jax.device_put outside of any jit. each: lists with an entry an array, of which `devices` says where it goes."""
+        there = [i for i, a in enumerate(arrays) if not isinstance(a, SimArray)]
+        placed = dict(
+            zip(
+                there,
+                original(*(arrays[i] for i in there), **{k: [v[i] for i in there] for k, v in each.items()}),
+                strict=True,
+            )
+        )
+        for i in set(range(len(arrays))).difference(there):
+            target = each["devices"][i]
+            placed[i] = SimArray(arrays[i].aval, target if hasattr(target, "device_set") else None)
+            self._numbers[id(placed[i])] = (weakref.ref(placed[i]), self.number(arrays[i]))
+        return [placed[i] for i in range(len(arrays))]
 
     def _note(self, primitive: Any, args: Sequence[Any], params: dict[str, Any], outputs: Sequence[Any]) -> None:
         if primitive.name in _MOVES:

@@ -263,7 +263,7 @@ BASE = schema.select("step", "rank", "kind", "start_ts", "duration_ns")
 
 
 def run(
-    trace: reader.TraceFile, analyzers: Sequence[Analyzer], *, mapper: Mapper = map
+    trace: reader.TraceFile, analyzers: Sequence[Analyzer], *, mapper: Mapper = map, by_rank: bool = False
 ) -> dict[str, dict[str, "pd.DataFrame"]]:
     """Runs analyzers over a trace, each chip read once.
 
@@ -272,6 +272,7 @@ def run(
         analyzers: what to ask.
         mapper: like `map`: applies a function to each task, here or elsewhere: `pool.map` of multiprocessing, or of a Dask client
             `lambda function, tasks: client.gather(client.map(function, tasks))`. Functions, tasks and results pickle.
+        by_rank: read the ranks of a chip one after another, which takes the memory of one; for analyzers that relate no ranks in `map`.
 
     Returns:
         For each analyzer's name its finished tables.
@@ -280,7 +281,7 @@ def run(
         NeuronprofError: the trace is damaged.
     """
     context = context_of(trace)
-    tasks = [_Task(trace.path, chip, tuple(analyzers), context.windows) for chip in trace.chips or [0]]
+    tasks = [_Task(trace.path, chip, tuple(analyzers), context.windows, by_rank) for chip in trace.chips or [0]]
     states = list(mapper(_map_chip, tasks))
     finished = {}
     for position, analyzer in enumerate(analyzers):
@@ -295,6 +296,7 @@ class _Task:
     chip: int
     analyzers: tuple[Analyzer, ...]
     windows: tuple[Window, ...]
+    by_rank: bool
 
 
 @lru_cache(maxsize=8)
@@ -307,8 +309,13 @@ def _map_chip(task: _Task) -> list[State]:
     names = tuple(dict.fromkeys(BASE + tuple(n for a in task.analyzers for n in a.needs)))
     stamp = task.path.stat().st_mtime_ns if task.path.exists() else 0
     trace = _opened(task.path, stamp, get_ident())
-    chip = Chip(events(trace.columns(names, chip=task.chip)), task.windows, trace.metadata)
-    return [analyzer.map(chip) for analyzer in task.analyzers]
+    ranks = np.unique(trace.columns(["rank"], chip=task.chip)["rank"]).tolist() if task.by_rank else []
+    found: list[State] = []
+    for rank in ranks or [None]:
+        part = Chip(events(trace.columns(names, chip=task.chip, rank=rank)), task.windows, trace.metadata)
+        states = [analyzer.map(part) for analyzer in task.analyzers]
+        found = [a.combine(*pair) for a, *pair in zip(task.analyzers, found, states, strict=True)] if found else states
+    return found
 
 
 def events(table: pa.Table) -> Events:

@@ -94,13 +94,15 @@ def find(name: str) -> Analyzer | Walk:
     raise NeuronprofError(f"There is no analysis '{name}'; choose from {tables}.")
 
 
-def run(trace: reader.TraceFile, questions: Sequence[Analyzer | Walk], *, mapper: Mapper = map) -> dict[str, State]:
+def run(
+    trace: reader.TraceFile, questions: Sequence[Analyzer | Walk], *, mapper: Mapper = map, by_rank: bool = False
+) -> dict[str, State]:
     """The finished tables of each question, by its name; see `analyzer.run` for the arguments.
 
     Raises:
         NeuronprofError: the trace is damaged.
     """
     analyzers = [q for q in questions if isinstance(q, Analyzer)]
-    results = chips.run(trace, analyzers, mapper=mapper) if analyzers else {}
+    results = chips.run(trace, analyzers, mapper=mapper, by_rank=by_rank) if analyzers else {}
     whole = Whole(trace)
     return results | {walk.name: walk.answer(whole) for walk in questions if isinstance(walk, Walk)}

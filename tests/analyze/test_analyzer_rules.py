@@ -54,6 +54,16 @@ def opened(tmp_path_factory, events, segments=SEGMENTS):
     return open_trace(picture.write(tmp_path_factory.mktemp("t") / "t", events, segments))
 
 
+@settings(max_examples=12)
+@given(traces)
+def test_ranks_one_after_another_are_the_chip(tmp_path_factory, events):
+    trace = opened(tmp_path_factory, events)
+    whole, by_rank = run(trace, ANALYZERS), run(trace, ANALYZERS, by_rank=True)
+    for name, tables in whole.items():
+        for table, expected in tables.items():
+            pd.testing.assert_frame_equal(by_rank[name][table], expected)
+
+
 def class_of(events, t):
     """The class of an instant of one rank, by the plain rule."""
 

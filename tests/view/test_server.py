@@ -123,11 +123,13 @@ def test_a_trace_that_changes_is_told(served):
 
 
 def test_a_trace_too_large_to_analyse_says_so_and_shows_its_timeline(served, monkeypatch):
-    monkeypatch.setattr("neuronprof.analyze.kept._free_memory", lambda: 100)
+    monkeypatch.setattr(
+        "neuronprof.analyze.kept._free_memory", lambda: 100
+    )  # of three events of one step, 300 each for the advice
     status, text = served("/ask/sheet?name=summary")
     assert (status, text.decode()) == (
         500,
-        f"Analysing {served.path} takes about 1.41 KiB of memory, of which 100 B are free; the timeline needs little. "
+        f"Analysing {served.path} takes about 900 B of memory, of which 100 B are free; the timeline needs little. "
         "Record fewer steps (--steps) to see the other pages.",
     )
     assert served("/ask/rank?key=0/0")[0] == 200

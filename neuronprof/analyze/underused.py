@@ -167,6 +167,8 @@ def _lengths(engine: int, found: _Idle) -> NDArray[np.int64]:
 
 def _idle(span: Span, engine: Engine) -> _Idle:
     rows = np.flatnonzero(span.events.among("engine", [engine]))
+    if (np.diff(span.start[rows]) < 0).any():  # several queues
+        rows = rows[np.argsort(span.start[rows], kind="stable")]
     start, end = span.start[rows], span.end[rows]
     low, high = intervals.gaps(*intervals.merge(start, end), span.window.start, span.window.end)
     ended_by = _first_at(start, rows, high)
@@ -191,10 +193,7 @@ def _idle(span: Span, engine: Engine) -> _Idle:
 
 
 def _first_at(start: NDArray[np.int64], rows: NDArray[np.intp], times: NDArray[np.int64]) -> NDArray[np.intp]:
-    """For each time the row of the event that starts then; -1 where none does."""
-    if (start[1:] < start[:-1]).any():
-        order = np.argsort(start, kind="stable")
-        start, rows = start[order], rows[order]
+    """For each time the row of the event that starts then, the first of them; -1 where none does. start ascends."""
     at = np.searchsorted(start, times)
     found = np.full(len(times), -1, np.intp)
     known = at < len(rows)

@@ -20,6 +20,9 @@ from neuronprof.terms import Collective, Role
 _GATHER, _REDUCE = 1, 2  # streams
 _SHARDED_STATE = 8  # bytes: smaller optimizer states are counters, which every rank keeps
 _ROOT = -1
+_FOLLOWING = (
+    4  # operators from the first that uses a weight to the one that reads the activation too: views, casts, that one
+)
 _Part = tuple[
     int, ReplicaGroup
 ]  # weights that are gathered together: the block in which they are, the ranks that have them
@@ -261,12 +264,16 @@ class _Blocks:
         self._gathered.update(zip(buffers, made, strict=True))
 
     def _trigger(self, op: int) -> tuple[list[int], tuple[Tensor, ...]]:
-        """What the operator `op` reads of other operators: no gather runs further ahead than this. A stand-in of one element."""
-        for buffer, tensor in zip(
-            self._graph.inputs(op), self._graph.signatures[self._graph.signature[op]].inputs, strict=True
-        ):
-            if buffer >= 0 and self._graph.buffers[buffer].birth >= 0 and self._graph.buffers[buffer].birth < op:
-                return [self._current(buffer, op)], (Tensor(tensor.dtype, (1,), (1,)),)
+        """What `op`, or where it only views a weight one that soon follows, reads of those before it: no gather runs further ahead.
+
+        A stand-in of one element.
+        """
+        graph = self._graph
+        for reader in range(op, min(op + _FOLLOWING, len(graph))):
+            layouts = graph.signatures[graph.signature[reader]].inputs
+            for buffer, tensor in zip(graph.inputs(reader), layouts, strict=True):
+                if buffer >= 0 and 0 <= graph.buffers[buffer].birth < op:
+                    return [self._current(buffer, op)], (Tensor(tensor.dtype, (1,), (1,)),)
         return [], ()
 
     def _final_gradients(self) -> dict[int, list[tuple[int, Tensor]]]:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+import torch
 
 from neuronprof.distribute.layout import Layout
 from neuronprof.distribute.pieces import STEP, layers, regions
@@ -84,6 +85,25 @@ def test_weights_are_gathered_so_many_blocks_ahead(prefetch, order):
         elif layer >= 0 and region != STEP and f"{'fb'[region]}{layer}" not in found:
             found.append(f"{'fb'[region]}{layer}")
     assert " ".join(found) == order
+
+
+def test_a_gather_waits_for_an_activation_also_where_a_block_begins_with_a_view_of_its_weight():
+    # nn.Linear first transposes its weight, which reads nothing of the block before.
+    model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(64, 64)) for _ in range(4)))
+    optimizer, x = torch.optim.SGD(model.parameters(), lr=0.1), torch.ones(8, 64)
+
+    def step():
+        model(x).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    (stage,) = plan(recorded.record(step), Layout(dp=4, zero=3, prefetch=0)).stages
+    graph = stage.chunks[0]
+    gathers = [op for op, call in graph.collectives.items() if call.kind == "AllGather"]
+    waiting = [any(b >= 0 and graph.buffers[b].birth >= 0 for b in graph.inputs(op)) for op in gathers]
+    # The first block's input is the batch, which is there before the step.
+    assert waiting == [False] + [True] * (len(gathers) - 1)
+    assert len(gathers) == 7
 
 
 def products(graph):

@@ -104,11 +104,11 @@ class Case:
     def shapes(self) -> list[list[Shape]]:
         """Shapes of each operator's operands and results in the order of its text, by number; the last, -1, is of rows that have none."""
         found: list[list[Shape]] = [[] for _ in range(int(self.events["op"].max(initial=-1)) + 2)]
-        for op, text in zip(self.operators["op"].tolist(), self.operators["shapes"].tolist(), strict=True):
+        texts = self.operators["shapes"].fillna("")
+        for op, text in zip(self.operators["op"].tolist(), texts.tolist(), strict=True):
             if 0 <= op < len(found) - 1:
-                found[op] = [
-                    tuple(map(int, re.findall(r"\d+", shape))) for shape in re.findall(r"\(([\d, ]*)\)", text or "")
-                ]
+                shapes = re.findall(r"\(([\d, ]*)\)", text)
+                found[op] = [tuple(map(int, re.findall(r"\d+", shape))) for shape in shapes]
         return found
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from neuronprof.errors import NeuronprofError
+from neuronprof.exchange.jsonmend import mended
 
 Watch = Callable[[int, int], None]
 
@@ -31,6 +32,8 @@ class _CutOffError(Exception):
 class JsonTrace:
     """A Chrome JSON trace: an object with `traceEvents`, or a bare array of events; gzipped or not.
 
+    What is not quite JSON, like the backslashes of Windows paths, is read as it is meant (`jsonmend`).
+
     Numbers with a decimal point stay text, as they are written: a timestamp in microseconds since 1970 has more digits than a float.
 
     header: what stands beside `traceEvents`, complete when the events have been read. watch: called with bytes read and bytes in all.
@@ -43,6 +46,7 @@ class JsonTrace:
         self._text = ""
         self._at = 0
         self._ended = False
+        self._mending = False  # from the first value that is not quite JSON on, so that each is looked at by itself
         self._scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]
 
     def events(self) -> Iterator[Any]:
@@ -100,6 +104,8 @@ class JsonTrace:
                     raise _CutOffError
                 return
             yield self._value()
+            if self._mending:
+                continue
             text, at = self._text, self._at
             try:  # as long as whole values stand in the text, without a call for each
                 while True:
@@ -125,7 +131,7 @@ class JsonTrace:
         self._next()
         while True:
             try:
-                value, end = self._scan(self._text, self._at)
+                value, end = self._scanned()
             except (StopIteration, ValueError, RecursionError) as error:
                 if not self._ended and len(self._text) - self._at < _LONGEST:
                     self._read()
@@ -137,12 +143,31 @@ class JsonTrace:
             self._at = end
             return value
 
+    def _scanned(self) -> tuple[Any, int]:
+        """The value that begins here, mended where it has to be, and where it ends."""
+        if self._mending and (found := mended(self._text, self._at, self._scan)):
+            return found
+        try:
+            return self._scan(self._text, self._at)
+        except (StopIteration, ValueError, RecursionError) as error:
+            found = None if self._mending or self._cut(error) else mended(self._text, self._at, self._scan)
+            if not found:
+                raise
+            self._mending = True
+            return found
+
+    def _cut(self, error: Exception) -> bool:
+        """Whether reading failed because the text ends inside the value."""
+        place = getattr(error, "pos", None) or getattr(error, "value", None) or len(self._text)
+        return bool(place >= len(self._text) - 1 or "Unterminated" in str(error))
+
     def _unreadable(self, error: Exception) -> Exception:
         """What to say of text that is no JSON: it is cut off when only its end is missing."""
-        rest = len(self._text) - self._at
-        place = getattr(error, "pos", None) or getattr(error, "value", None) or len(self._text)
-        missing = place >= len(self._text) - 1 or "Unterminated" in str(error)
-        if self._ended and rest < _LONGEST and missing:
+        if len(self._text) - self._at >= _LONGEST:
+            return NeuronprofError(
+                f"{self.path} is no trace: '{self._near()}' begins a value longer than any event; give what PyTorch's profiler exported."
+            )
+        if self._ended and self._cut(error):
             return _CutOffError()
         return NeuronprofError(
             f"{self.path} is damaged: what stands near '{self._near()}' is not JSON; export it again."

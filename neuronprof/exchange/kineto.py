@@ -1,4 +1,4 @@
-"""One rank's trace of PyTorch's profiler (Kineto), as arrays: NVIDIA, AMD, MTIA or CPU alone, of any version.
+"""One rank's trace of PyTorch's profiler (Kineto), as arrays: NVIDIA, AMD, Intel, MTIA or CPU alone, of any version.
 
 What is needed of an event is its phase (`ph`), category, name, `ts` and `dur`; everything else may be missing.
 """
@@ -21,7 +21,8 @@ DEVICE = {"kernel": KERNEL, "mtia_ccp_events": KERNEL, "gpu_memcpy": COPY, "gpu_
 OPERATOR, CALL, ANNOTATION, PYTHON = 0, 1, 2, 3
 HOST = {
     "cpu_op": OPERATOR, "user_annotation": ANNOTATION, "python_function": PYTHON,
-    **dict.fromkeys(("cuda_runtime", "cuda_driver", "hip_runtime", "mtia_runtime", "privateuse1_runtime", "cuda_sync"), CALL),
+    **dict.fromkeys(("cuda_runtime", "cuda_driver", "cuda_sync", "hip_runtime", "hip_driver", "mtia_runtime", "xpu_runtime", "xpu_driver",
+                     "xpu_sync", "hpu_op", "glow_runtime", "privateuse1_runtime", "privateuse1_driver"), CALL),
 }  # fmt: skip
 _OLD = {
     "Kernel": "kernel",
@@ -30,6 +31,10 @@ _OLD = {
     "Runtime": "cuda_runtime",
     "Operator": "cpu_op",
 }  # PyTorch 1.8 to 1.11
+_TRACKS = {
+    "CPU functions": "cpu_op",
+    "CUDA functions": "kernel",
+}  # what torch.autograd.profiler writes instead of categories
 
 _DEVICE_FIELDS = ("what", "name", "start", "duration", "stream", "device", "correlation", "bytes")
 _HOST_FIELDS = ("what", "name", "start", "duration", "thread", "correlation", "sequence")
@@ -121,7 +126,9 @@ class _Collected:
             if type(event) is not dict or event.get("ph") != "X":
                 continue
             category = event.get("cat")
-            category = _OLD.get(category, category) if type(category) is str else None
+            if type(category) is not str:
+                category = _TRACKS.get(str(event.get("pid"))) if category is None else None
+            category = _OLD.get(category or "", category)
             if category in HOST:
                 self._host(event, HOST[category])
             elif category in DEVICE:

@@ -32,8 +32,6 @@ Key = tuple[str, int]  # a collective: group and operation, and its number among
 class Rank:
     """One profile on its way into the trace."""
 
-    """One profile on its way into the trace."""
-
     def __init__(self, profile: Profile, rank: int) -> None:
         self.profile, self.rank = profile, rank
         device = profile.device

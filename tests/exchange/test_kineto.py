@@ -203,3 +203,52 @@ def test_a_rank_stands_in_the_name_of_the_file_if_nowhere_else(tmp_path, capsys)
     files = [written(tmp_path / name, STEP) for name in ("job_rank5.json", "a.json", "b.json")]
     assert main(["import", *map(str, files), "--json"]) == 0
     assert [r["rank"] for r in json.loads(capsys.readouterr().out)["ranks"]] == [0, 1, 5]
+
+
+# What profilers wrote, and what is meant.
+NOT_QUITE_JSON = {
+    "a Windows path": (
+        r'"name": "C:\Users\new\train.py(41): forward", "cat": "cpu_op"',
+        "C:\\Users\\new\\train.py(41): forward",
+    ),
+    "quotes in a name": (r'"name": "{"device": "cpu"}(12): run", "cat": "cpu_op"', '{"device": "cpu"}(12): run'),
+    "an escape and a quote": (r'"name": "say \"a" b", "cat": "cpu_op"', 'say "a" b'),
+    "a path elsewhere": (r'"name": "mm", "cat": "cpu_op", "args": {"file": "D:\x.py"}', "mm"),
+    "no number": (r'"name": "mm", "cat": "cpu_op", "args": {"GB/s": inf, "%": [-nan, 1], "SM": N/A}', "mm"),
+    "nothing": (r'"name": "mm", "cat": "cpu_op", "args": {"Device": , "rank": 1}', "mm"),
+    "a comma too many": (r'"name": "a, ]", "cat": "cpu_op", "args": {"dims": [1, 2, ], }', "a, ]"),
+    "a control character": ('"name": "a\nb", "cat": "cpu_op"', "a\nb"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_QUITE_JSON)
+@pytest.mark.parametrize(
+    "shape", ['{"schemaVersion": 1, "traceEvents": [%s], "traceName": "C:\\Users\\a.json"}', "[%s]"]
+)
+def test_what_is_not_quite_json_is_read_as_it_is_meant(tmp_path, case, shape):
+    """The event itself, and the one before and after it."""
+    written, name = NOT_QUITE_JSON[case]
+    plain = '{"ph": "X", "cat": "cpu_op", "name": "%s", "pid": 1, "tid": 1, "ts": %d, "dur": 1}'
+    odd = '{"ph": "X", ' + written + ', "pid": 1, "tid": 1, "ts": 2, "dur": 1}'
+    path = tmp_path / "odd.json"
+    path.write_text(shape % ",\n".join([plain % ("first", 1), odd, plain % ("last", 3)]))
+    assert imported(tmp_path, path).events["name"].tolist() == ["first", name, "last"]
+
+
+def test_the_profiler_of_autograd_names_tracks_instead_of_categories(tmp_path):
+    tracks = [
+        {"ph": "X", "name": "mm", "ts": i, "dur": 1, "tid": 1, "pid": f"{of} functions"}
+        for i, of in enumerate(["CPU", "CUDA"])
+    ]
+    events = imported(tmp_path, written(tmp_path / "a.json", tracks)).events
+    assert events["engine"].tolist() == ["host", "vector"]
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip", "xpu", "mtia", "privateuse1"])
+def test_a_launch_is_found_whatever_the_device(tmp_path, vendor):
+    launch = event(f"{vendor}_runtime", "launch", 1, 1, correlation=3)
+    events = imported(
+        tmp_path, written(tmp_path / "a.json", [launch, event("kernel", "k", 5, 1, correlation=3)])
+    ).events
+    (kernel,) = events[events["engine"] == "vector"].to_dict("records")
+    assert events.set_index("id").loc[kernel["released_by"], "name"] == "launch"

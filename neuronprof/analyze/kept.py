@@ -5,7 +5,6 @@ import json
 import math
 import mmap
 import multiprocessing
-import os
 import shutil
 import threading
 import time
@@ -18,7 +17,7 @@ from neuronprof import units
 from neuronprof.analyze import registry
 from neuronprof.analyze.pyramid import build, store
 from neuronprof.errors import NeuronprofError
-from neuronprof.trace import reader, schema
+from neuronprof.trace import cache, reader, schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,12 +32,6 @@ _MOST_MAPPED = 600_000_000  # bytes of files, this program's own included
 _OFTEN = 1.0  # seconds between two looks at the trace's files
 
 
-def root() -> Path:
-    """The folder in which everything is kept: `neuronprof` in XDG_CACHE_HOME or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "neuronprof"
-
-
 class Kept:
     """What is kept of one trace. path: of the trace; folder: of what is kept of it.
 
@@ -51,7 +44,7 @@ class Kept:
     def __init__(self, trace: reader.TraceFile) -> None:
         self.trace = trace
         self.path = trace.path.resolve()
-        self.folder = root() / hashlib.sha256(str(self.path).encode()).hexdigest()[:20]
+        self.folder = cache.root() / hashlib.sha256(str(self.path).encode()).hexdigest()[:20]
         self._identity = identity(self.path)
         self._details: dict[int, store.Detail] = {}
         self._jobs: dict[str, _Job] = {}
@@ -269,7 +262,7 @@ def identity(path: Path) -> list[Any]:
 
 
 def _forget_lost() -> None:
-    for file in root().glob(f"*/{_IDENTITY}"):
+    for file in cache.root().glob(f"*/{_IDENTITY}"):
         try:
             path = Path(json.loads(file.read_text(encoding="utf-8"))["path"])
         except (OSError, ValueError, KeyError):

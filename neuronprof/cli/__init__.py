@@ -4,8 +4,12 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from neuronprof.errors import NeuronprofError
+
+if TYPE_CHECKING:
+    from neuronprof.trace.reader import TraceFile
 
 VERBS = {
     "record": "run a training script on a simulated machine and write its trace",
@@ -61,6 +65,20 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser
+
+
+def opened(location: str) -> "TraceFile":
+    """Opens a trace that a verb is given; one in S3 is fetched first, with progress.
+
+    Raises:
+        NeuronprofError: there is no trace, it is damaged, or of a newer version.
+    """
+    from neuronprof.progress import Progress
+    from neuronprof.trace import reader, storage
+
+    with Progress() as progress:
+        path = storage.fetched(location, progress.share)
+    return reader.open_trace(path)
 
 
 def _version() -> str:

@@ -67,11 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the analyses."""
     from neuronprof.analyze import execution, registry, summary
-    from neuronprof.trace.reader import open_trace
+    from neuronprof.cli import opened
 
     names = args.names or ((registry.ADVICE.name, *registry.NAMES) if args.json else _OVERVIEW)
     wanted = [table for name in names for table in (_tables(name) if args.names or args.json else [name])]
-    trace = open_trace(args.trace)
+    trace = opened(args.trace)
     asked = {registry.ADVICE, *(registry.find(name) for name in wanted)}
     more = [question for question in (*registry.DETAILS, *registry.WALKS, *registry.installed()) if question in asked]
     with execution.on(args.workers, args.dask) as mapper:

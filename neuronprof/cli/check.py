@@ -73,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _summary(path: str) -> "Summary":
     from neuronprof.analyze import registry, summary
-    from neuronprof.trace.reader import open_trace
+    from neuronprof.cli import opened
 
-    trace = open_trace(path)
+    trace = opened(path)
     return summary.pick(trace, registry.run(trace, registry.ANALYZERS))  # limits need no advice
 
 

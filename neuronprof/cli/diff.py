@@ -39,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the differences, and writes the page."""
     from neuronprof.analyze import compare
-    from neuronprof.trace.reader import open_trace
+    from neuronprof.cli import opened
 
     if len(args.traces) < 2:
         raise NeuronprofError("One trace has nothing to be compared with; give two or more.")
-    traces = [open_trace(path) for path in args.traces]
+    traces = [opened(path) for path in args.traces]
     runs = [compare.read(trace) for trace in traces]
     differences = compare.compare(runs)
     if args.json:

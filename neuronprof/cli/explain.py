@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the explanation."""
     from neuronprof.analyze.explain import explain
-    from neuronprof.trace.reader import open_trace
+    from neuronprof.cli import opened
 
-    explanation = explain(open_trace(args.trace), args.event)
+    explanation = explain(opened(args.trace), args.event)
     if args.json:
         print(json.dumps(explanation.to_dict()))
     else:

@@ -24,14 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the export and says what was written."""
+    from neuronprof.cli import opened
     from neuronprof.exchange import chrome, csvtable, explorer
     from neuronprof.exchange.selected import Selection
-    from neuronprof.trace.reader import open_trace
 
     output = Path(args.output)
     if not output.parent.is_dir():
         raise NeuronprofError(f"The folder {output.parent} does not exist; make it, or choose another with -o.")
-    selection = Selection(open_trace(args.trace), args.rank, _time(args.start), _time(args.end))
+    selection = Selection(opened(args.trace), args.rank, _time(args.start), _time(args.end))
     name = output.name.lower()
     if name.endswith((".json", ".json.gz", ".csv")):
         written = (csvtable if name.endswith(".csv") else chrome).write(selection, output)

@@ -46,12 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads the files, writes the trace, prints what each rank did."""
+    from neuronprof.trace import storage
+
     paths = [Path(file) for file in args.files]
-    output = _output(args.output)
+    if args.output:
+        storage.check(args.output)
     for path in paths:
         if not path.exists():
             raise NeuronprofError(f"There is no file {path}; check the path.")
-    found = _import(paths, output, args.json) if output else _glance(paths, args.json)
+    found = _import(paths, args.output, args.json) if args.output else _glance(paths, args.json)
     if args.json:
         print(json.dumps(found, default=vars))
     else:
@@ -59,25 +62,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _output(output: str | None) -> Path | None:
-    path = Path(output) if output else None
-    if path and not path.parent.is_dir():
-        raise NeuronprofError(f"The folder {path.parent} does not exist; make it, or choose another with -o.")
-    return path
-
-
-def _import(paths: Sequence[Path], output: Path, quiet: bool) -> dict[str, Any]:
+def _import(paths: Sequence[Path], output: str, quiet: bool) -> dict[str, Any]:
     from neuronprof.exchange import explorer_import, kineto_trace
     from neuronprof.progress import Progress
+    from neuronprof.trace import storage
 
-    with Progress(quiet) as shown:
+    with Progress(quiet) as shown, storage.writable(output) as trace:
         if any(path.is_dir() for path in paths):
-            result = explorer_import.write(_all_folders(paths), output, shown.of)
+            result = explorer_import.write(_all_folders(paths), trace, shown.of)
         else:
             result = kineto_trace.write(
-                paths, output, lambda name, done, size: shown.of(f"{name}: MB", done >> 20, size >> 20)
+                paths, trace, lambda name, done, size: shown.of(f"{name}: MB", done >> 20, size >> 20)
             )
-    return {"trace": str(output), "ranks": result.breakdowns, "clocks": result.offsets, "skipped": result.skipped}
+    return {"trace": output, "ranks": result.breakdowns, "clocks": result.offsets, "skipped": result.skipped}
 
 
 def _all_folders(paths: Sequence[Path]) -> Sequence[Path]:

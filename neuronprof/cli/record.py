@@ -19,7 +19,12 @@ _Add = Callable[..., Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""
     parser.usage = "neuronprof record [options] train.py [script arguments]"
-    parser.add_argument("-o", "--output", default="trace.parquet", help="the trace to write (default: %(default)s)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="trace.parquet",
+        help="the trace to write, a path or s3://bucket/key (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
     parser.add_argument(
         "--trace-ranks",
@@ -198,13 +203,8 @@ def _options(args: argparse.Namespace, chosen: dict[str, Any]) -> "pipeline.Opti
         )
     if args.warmup < 0:
         raise NeuronprofError(f"--warmup {args.warmup} is not a number of steps; give 0 or more.")
-    output = Path(args.output)
-    if not output.parent.is_dir():
-        raise NeuronprofError(
-            f"The folder {output.parent} for the trace does not exist; create it or choose another path with -o."
-        )
     return pipeline.Options(
-        output=output,
+        output=args.output,
         **{name: getattr(args, name) for name in _AS_THEY_ARE},
         bucket_bytes=units.parse_size(args.bucket),
         jitter=_jitter(args.jitter),
@@ -257,9 +257,9 @@ def _report(trace: Path, ended_by: str, args: argparse.Namespace) -> None:
     print(f"\n{loaded.summary()}")
     if ended_by in _CUT_SHORT:
         print(f"\nThe script {_CUT_SHORT[ended_by]}; the trace holds the steps before that.")
-    print(f"\nwrote {trace} ({units.size(_bytes(trace))})")
-    print(f"next: neuronprof view {trace}      the timeline, in a browser")
-    print(f"      neuronprof analyze {trace}   every table behind this summary")
+    print(f"\nwrote {args.output} ({units.size(_bytes(trace))})")
+    print(f"next: neuronprof view {args.output}      the timeline, in a browser")
+    print(f"      neuronprof analyze {args.output}   every table behind this summary")
 
 
 def _bytes(path: Path) -> int:

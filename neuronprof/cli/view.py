@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves the page until Ctrl-C, or writes it."""
-    from neuronprof.trace.reader import open_trace
+    from neuronprof.cli import opened
 
     if (args.start or args.end) and not str(args.output or "").lower().endswith((".svg", ".png")):
         raise NeuronprofError("--from and --to choose what a picture shows; write one with -o picture.svg or *.png.")
-    traces = [open_trace(path) for path in args.trace]
+    traces = [opened(path) for path in args.trace]
     return _write(traces, args) if args.output else _serve(traces, args)
 
 

@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     """Prints the new step time, each change alone and all together, the new split and the new critical path."""
     from neuronprof.analyze import whatif
     from neuronprof.analyze.walk import Whole
-    from neuronprof.trace.reader import open_trace
+    from neuronprof.cli import opened
 
     wanted = whatif.parse(args.scale, args.without_wait, args.fix_chip, args.overlap)
-    trace = open_trace(args.trace)
+    trace = opened(args.trace)
     if args.step == _ALL:
         _print_steps(whatif.over_steps(trace, wanted), as_json=args.json)
         return 0

@@ -7,6 +7,7 @@ from neuronprof.hardware.load import load_chip
 from neuronprof.pipeline.detail import Detail
 from neuronprof.pipeline.options import Options
 from neuronprof.simulate import network
+from neuronprof.trace import storage
 
 if TYPE_CHECKING:
     from neuronprof.hardware.spec import Chip
@@ -16,8 +17,10 @@ def check(options: Options) -> None:
     """Refuses what no script can change, before one runs.
 
     Raises:
-        NeuronprofError: a chip, a layout, a number of ranks, a detail or a collective algorithm that does not exist.
+        NeuronprofError: a folder or bucket for the trace, a chip, a layout, a number of ranks, a detail or a collective algorithm that does
+            not exist.
     """
+    storage.check(options.output)
     chip = load_chip(options.chip)
     layout = options.layout()
     layout.validate()

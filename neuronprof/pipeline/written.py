@@ -13,7 +13,7 @@ from neuronprof.pipeline.simulated import Simulated, Simulation
 from neuronprof.progress import Progress
 from neuronprof.simulate.events import RANK_STRIDE, EventRows, Recorded
 from neuronprof.simulate.ranks import rank_rows
-from neuronprof.trace import selection
+from neuronprof.trace import selection, storage
 from neuronprof.trace.writer import TraceWriter
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _MOST_EVENTS = 20_000_000
 
 
 def write_trace(recorded: "Recording", options: Options) -> Path:
-    """Distributes, compiles and simulates a recording and writes its trace; returns the path.
+    """Distributes, compiles and simulates a recording and writes its trace; returns the path, of a trace in S3 that of its copy here.
 
     Raises:
         NeuronprofError: no step was recorded; the layout is impossible; the model does not fit into HBM.
@@ -44,7 +44,7 @@ def write_trace(recorded: "Recording", options: Options) -> Path:
         runs = [Recorded(s.run, s.step, s.compiled.first_op) for s in simulated.segments]
         rows = EventRows(simulated.job, runs, simulated.operators)
         progress.restart()
-        with TraceWriter(options.output) as writer:
+        with storage.writable(options.output) as path, TraceWriter(path) as writer:
             for done, rank in enumerate(roles):
                 progress.of("writing rank", done, len(roles))
                 for columns in rows.rank(rank):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neuronprof.errors import NeuronprofError
-from neuronprof.trace import schema
+from neuronprof.trace import schema, storage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,12 +186,12 @@ def _touches(part: pq.ParquetFile, group: int, between: tuple[int, int]) -> bool
 
 
 def open_trace(path: str | Path) -> TraceFile:
-    """Opens the trace at `path`: a file, a folder of parts, or the `.partial` folder of a recording that was killed.
+    """Opens the trace at `path`: a file, a folder of parts, the `.partial` folder of a recording that was killed, or one of these in S3.
 
     Raises:
         NeuronprofError: there is no trace, it is damaged, or it is of a newer version.
     """
-    path = Path(path)
+    path = storage.fetched(path)
     try:
         files = _part_files(path)
         parts = [_open_part(file, path) for file in files]

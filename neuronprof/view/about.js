@@ -2,7 +2,7 @@
 
 const WIDEST = 76 // letters of a value before its middle is left out
 const MOST_RELEASED = 20
-const BANDS = ["step", "phase", "region", "throttled"]
+const BANDS = ["step", "phase", "region", "throttled", "slowed"]
 const SEARCHED = ["op_name", "name", "layer", "source"]
 
 function laneOf(scene, event) {

@@ -165,8 +165,7 @@ def _rows(drawing: Canvas, panel: _Panel, top: int) -> None:
         label = canvas.fitted(at["label"], 12, _LEFT - _MARGIN - 10)
         drawing.text((_LEFT - 10, y + 15), label, 12, look.INK, "end")
     table = alike_of(panel.detail)
-    words, grey = panel.detail.header["words"]["phase"], tracks.PALETTE.index(tracks.GREY)
-    colours = np.array([*(tracks.phase_colour(text) for text in words), grey])[table["phase"]]
+    colours = scene.phase_colours(panel.detail.header["words"], table)
     for name, bands in panel.detail.header["bands"].items():
         place = rows.get(tracks.row(name))
         if place is not None:

@@ -38,11 +38,8 @@ def shared(detail: Detail, metadata: Mapping[str, Any], packer: Packer) -> dict[
     words = detail.header["words"]
     grey = tracks.PALETTE.index(tracks.GREY)
     names = [tracks.opcode_colour(text) for text in words["name"]]
-    phases = [tracks.phase_colour(text) for text in words["phase"]]
     packer.add("colour_name", np.array([*names, grey])[table["name"]])
-    throttled = np.array([word == tracks.THROTTLED for word in words["engine"]] + [False])
-    wine = tracks.PALETTE.index(tracks.WINE)
-    packer.add("colour_phase", np.where(throttled[table["engine"]], wine, np.array([*phases, grey])[table["phase"]]))
+    packer.add("colour_phase", phase_colours(words, table))
     rows = [tracks.row(lane["engine"], lane["queue"], lane["lane"]) for lane in _drawn(detail)]
     rows = sorted({tracks.row(name) for name in detail.header["bands"]} | set(rows)) if rows else []
     limits = {name: machine.get(limit) for name, limit in _LIMITS.items()}
@@ -68,6 +65,13 @@ def shared(detail: Detail, metadata: Mapping[str, Any], packer: Packer) -> dict[
         },
         "held": _held_header(detail, machine.get("hbm_capacity")),
     }
+
+
+def phase_colours(words: Mapping[str, Sequence[str]], table: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Where in the palette the colour of each row of the alike table stands when phases are coloured; what slows has its own."""
+    slowing = np.array([word in (tracks.THROTTLED, tracks.SLOWED) for word in words["engine"]] + [False])
+    phases = np.array([*map(tracks.phase_colour, words["phase"]), tracks.PALETTE.index(tracks.GREY)])
+    return np.where(slowing[table["engine"]], tracks.PALETTE.index(tracks.WINE), phases[table["phase"]])
 
 
 def _held_header(detail: Detail, capacity: float | None) -> dict[str, Any] | None:

@@ -56,13 +56,14 @@ ROLE_COLOURS: Mapping[str, str] = {
     Role.WORKSPACE: PURPLE,
 }
 
-STEP, PHASE, REGION, THROTTLED = "step", "phase", "region", "throttled"  # the bands above the engines
-_ORDER = (STEP, PHASE, REGION, THROTTLED, *(e.value for e in Engine if e is not Engine.HBM))
+STEP, PHASE, REGION, THROTTLED, SLOWED = "step", "phase", "region", "throttled", "slowed"  # the bands above the engines
+_ORDER = (STEP, PHASE, REGION, THROTTLED, SLOWED, *(e.value for e in Engine if e is not Engine.HBM))
 _LABELS = {
     STEP: "Step",
     PHASE: "Phase",
     REGION: "Region",
     THROTTLED: "Throttled",
+    SLOWED: "Slowed",
     "gpsimd": "GpSimd",
     "dma": "DMA",
     "cc": "Collectives",

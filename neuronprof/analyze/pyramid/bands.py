@@ -1,4 +1,6 @@
-"""Bands over the engines: steps from the run's segments; phases, the user's regions and throttling from what the compute engines ran."""
+"""Bands over the engines: steps from the run's segments; phases, the user's regions and throttling from what the compute engines ran;
+and what slowed the whole rank, which the recording tells.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +13,7 @@ from neuronprof.analyze.pyramid.alike import THROTTLED
 from neuronprof.analyze.pyramid.tracks import Tracks
 from neuronprof.terms import COMPUTE_ENGINES, Engine
 
-STEP, PHASE, REGION = "step", "phase", "region"
+STEP, PHASE, REGION, SLOWED = "step", "phase", "region", "slowed"
 _AT_ONCE = 1_000_000  # events a compute engine
 
 Band = list[tuple[int, int, int]]  # start, end, row of the alike table
@@ -25,8 +27,18 @@ def segments(steps: Mapping[int, tuple[int, int]]) -> list[dict[str, Any]]:
     ]
 
 
-def bands(found: Tracks, run: list[dict[str, Any]]) -> dict[str, Band]:
-    """Each band's stretches, sorted by start; a band without any is left out."""
+def slowed(metadata: Mapping[str, Any], rank: int) -> str:
+    """What made a rank slower all along, as it was recorded to be: throttling, a slow chip, a degraded link; empty for others."""
+    chip = rank // int((metadata.get("machine") or {}).get("ranks_per_chip") or 1)
+    times = (("throttled", rank, "matmuls"), ("slow_chips", chip, "chip"))
+    known = [(what, (metadata.get(key) or {}).get(str(place), 1)) for key, place, what in times]
+    parts = [f"{what} {factor:g} times slower" for what, factor in known if factor != 1]
+    left = (metadata.get("degraded_links") or {}).get(str(chip), 1)
+    return ", ".join([*parts, *([f"links at {100 * left:g} %"] if left != 1 else [])])
+
+
+def bands(found: Tracks, run: list[dict[str, Any]], slow: str = "") -> dict[str, Band]:
+    """Each band's stretches, sorted by start; a band without any is left out. slow: what made the rank slower all along."""
     words = {name: found.alike.words[name].words for name in (PHASE, REGION)}
     code = {name: found.alike.column(name) for name in words}
     named = [(s, found.alike.band(STEP, f"step {s['step']}" if s["kind"] == "step" else "evaluation")) for s in run]
@@ -42,6 +54,7 @@ def bands(found: Tracks, run: list[dict[str, Any]]) -> dict[str, Band]:
             if words[name][c % many]
         ]
     out[THROTTLED] = _throttled(found, edges)
+    out[SLOWED] = [(s["start_ts"], s["end_ts"], found.alike.band(SLOWED, slow)) for s in run if slow]
     return {name: band for name, band in out.items() if band}
 
 

@@ -22,7 +22,7 @@ from neuronprof.terms import ROLES, Engine, Phase
 if TYPE_CHECKING:
     from neuronprof.trace.reader import TraceFile
 
-VERSION = 3  # of what is kept on disk
+VERSION = 4  # of what is kept on disk
 CROWD = 16  # events a bin from which on a level is kept; finer ones are summed when they are looked at
 AT_ONCE = 2_000_000  # events summed at once
 MOST_BINS = 2**22  # of a quantity's finest level
@@ -55,7 +55,7 @@ def build(
     segments = trace.metadata.get("segments") or bands.segments(found.steps)
     origin, end = _extent(found, segments)
     top = spans.top_level(end - origin)
-    banded = bands.bands(found, segments)
+    banded = bands.bands(found, segments, bands.slowed(trace.metadata, rank))
     shared = found.alike.finish(alike.shapes_of(trace.operators))
     columns = {**shared.columns, "model_flops": _model_flops(shared)}
     header: dict[str, Any] = {

@@ -112,62 +112,6 @@ function handleChoices(shown) {
   })
 }
 
-// Tracks to hide and, those of events, to pin to the top, with a check box each; the field narrows them down to those with a text.
-function handleTracks(shown) {
-  const filter = made("input", {type: "search", placeholder: "Filter: dma", ariaLabel: "Show only tracks with this text"})
-  filter.addEventListener("input", () => {
-    shown.rows.filter = filter.value.trim()
-    relay(shown)
-  })
-  element("tracks").replaceChildren(made("h2", {}, "Tracks"), filter, made("ul"))
-  element("tracks-button").addEventListener("click", () => {
-    toggle("tracks")
-    filter.value = shown.rows.filter
-    listTracks(shown)
-  })
-}
-
-function relay(shown) {
-  shown.lay()
-  shown.schedule()
-  listTracks(shown)
-}
-
-function listTracks(shown) {
-  const {rows} = shown, known = shown.tracks()
-  const pinned = rows.pinned.filter((track) => known.rows.includes(track))
-  const others = known.rows.filter((track) => !rows.pinned.includes(track))
-  const items = [...pinned, ...others].map((track) => made("li", {}, checkBox(shown, track), ...pinButtons(shown, track)))
-  element("tracks").querySelector("ul").replaceChildren(...items, ...known.quantities.map((track) => made("li", {}, checkBox(shown, track))))
-}
-
-function checkBox(shown, track) {
-  const {hidden} = shown.rows
-  const box = made("input", {type: "checkbox", checked: !hidden.has(track)})
-  box.addEventListener("change", () => {
-    box.checked ? hidden.delete(track) : hidden.add(track)
-    relay(shown)
-  })
-  return made("label", {}, box, ` ${track}`)
-}
-
-function pinButtons(shown, track) {
-  const {pinned} = shown.rows, place = pinned.indexOf(track)
-  const pin = made("button", {type: "button", ariaPressed: place >= 0, ariaLabel: `Pin ${track} to the top`}, place >= 0 ? "Unpin" : "Pin")
-  pin.addEventListener("click", () => {
-    place >= 0 ? pinned.splice(place, 1) : pinned.push(track)
-    relay(shown)
-  })
-  if (place < 0)
-    return [pin]
-  const up = made("button", {type: "button", ariaLabel: `Move ${track} up`, disabled: place < 1}, "↑")
-  up.addEventListener("click", () => {
-    pinned.splice(place - 1, 2, track, pinned[place - 1])
-    relay(shown)
-  })
-  return [up, pin]
-}
-
 function made(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties)
   node.append(...children.filter((child) => child !== null))

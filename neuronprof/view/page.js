@@ -134,6 +134,7 @@ function remember(shown) {
     ...(chosen.event && {event: `${chosen.key}/${chosen.event.id}`}),
     ...(shown.rows.hidden.size && {hidden: [...shown.rows.hidden].join("|")}),
     ...(shown.rows.pinned.length && {pinned: shown.rows.pinned.join("|")}),
+    ...(shown.rows.order.length && {order: shown.rows.order.join("|")}),
     ...(shown.rows.filter && {filter: shown.rows.filter}),
   }
   const hash = `#${new URLSearchParams(state)}`
@@ -151,6 +152,7 @@ function restore(shown, state) {
   initial.colour ??= colour.value
   shown.rows.hidden = new Set(state.hidden?.split("|"))
   shown.rows.pinned = state.pinned?.split("|") ?? []
+  shown.rows.order = state.order?.split("|") ?? []
   shown.rows.filter = state.filter ?? ""
   colour.value = state.colour ?? initial.colour
   rank.value = state.rank ?? initial.rank

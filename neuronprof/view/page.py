@@ -28,6 +28,7 @@ _SCRIPTS = (
     "csv.js",
     "tree.js",
     "keys.js",
+    "choosetracks.js",
     "pane.js",
     "search.js",
     "overlays.js",

@@ -1,4 +1,5 @@
 // Which rows the timeline has, from top to bottom: those of every rank that is shown, without the hidden tracks, pinned ones first.
+// Quantities over time are tracks too: hidden, pinned and moved in the same way, each a figure of its own below the rows or, pinned, above.
 
 const ROW_HEIGHT = 22, LABEL_WIDTH = 160
 
@@ -6,6 +7,7 @@ class Rows {
   constructor() {
     this.hidden = new Set()
     this.pinned = []
+    this.order = [] // of the tracks that are not pinned, once one was moved
     this.folded = new Set()
     this.filter = "" // a part of the labels of what is shown
   }
@@ -14,9 +16,32 @@ class Rows {
     return !this.hidden.has(track) && track.toLowerCase().includes(this.filter.toLowerCase())
   }
 
-  // Tracks are told apart by their labels: the same ones of all ranks are hidden or pinned together.
+  // Tracks are told apart by their labels: the same ones of all ranks are hidden, pinned and moved together.
   static tracks(scenes) {
     return [...new Set(scenes.flatMap(({shared}) => shared.rows.map((row) => trackOf(shared.rows, row))))]
+  }
+
+  // Tracks in their order; one that was not there when others were moved stays behind the one before it.
+  sorted(tracks) {
+    let last = -1
+    const place = new Map(tracks.map((track) => {
+      const at = this.order.indexOf(track)
+      return [track, last = at < 0 ? last : at]
+    }))
+    return [...tracks].sort((a, b) => place.get(a) - place.get(b))
+  }
+
+  // The pinned and the other ones of some tracks, both from top to bottom.
+  parted(tracks) {
+    return [this.pinned.filter((track) => tracks.includes(track)), this.sorted(tracks).filter((track) => !this.pinned.includes(track))]
+  }
+
+  // Puts a track where another one of its group is; groups: of all tracks.
+  move(track, there, groups) {
+    const all = this.pinned.includes(track) ? this.pinned : groups.flat().filter((other) => !this.pinned.includes(other))
+    const from = all.indexOf(track), to = all.indexOf(there)
+    const moved = all.toSpliced(from, 1).toSpliced(to, 0, track)
+    all == this.pinned ? this.pinned = moved : this.order = moved
   }
 
   // Gives each scene `places`: the row of each of its lanes; returns the labels of all rows.
@@ -29,19 +54,18 @@ class Rows {
       labels.push(label)
     }
     const several = scenes.length > 1
-    for (const track of this.pinned)
+    const [pinned, others] = this.parted(Rows.tracks(scenes))
+    const rowsOf = ({shared: {rows}}, track) => rows.filter((row) => trackOf(rows, row) == track)
+    for (const track of pinned)
       for (const scene of scenes)
-        for (const row of scene.shared.rows)
-          if (trackOf(scene.shared.rows, row) == track)
-            put(scene, row.row.join(), row.label && (several ? `${row.label} · ${scene.title}` : row.label))
+        for (const {row, label} of rowsOf(scene, track))
+          put(scene, row.join(), label && (several ? `${label} · ${scene.title}` : label))
     for (const scene of scenes) {
       if (several)
         put(null, "", `${this.folded.has(scene.key) ? "▸" : "▾"} ${scene.title}`)
-      for (const row of this.folded.has(scene.key) ? [] : scene.shared.rows) {
-        const track = trackOf(scene.shared.rows, row)
-        if (this.shows(track) && !this.pinned.includes(track))
-          put(scene, row.row.join(), row.label)
-      }
+      for (const track of this.folded.has(scene.key) ? [] : others.filter((track) => this.shows(track)))
+        for (const {row, label} of rowsOf(scene, track))
+          put(scene, row.join(), label)
     }
     this.labels = labels
     return labels

@@ -82,9 +82,11 @@ class Timeline {
     return Object.entries(this.models.quantities).filter(([name]) => name in has ? has[name] : rates[name])
   }
 
-  // All that can be hidden: rows of events, which can be pinned too, and quantities over time.
+  // All tracks from top to bottom, in groups: pinned quantities over time, pinned rows of events, rows, quantities.
   tracks() {
-    return {rows: Rows.tracks(this.scenes), quantities: this.known().map(([, {label}]) => label)}
+    const [pinnedRows, rows] = this.rows.parted(Rows.tracks(this.scenes))
+    const [pinned, quantities] = this.rows.parted(this.known().map(([, {label}]) => label))
+    return [pinned, pinnedRows, rows, quantities]
   }
 
   // Rows after a change of what is shown.
@@ -93,7 +95,9 @@ class Timeline {
     this.rows.lay(this.scenes)
     this.rows.show(this.models.main)
     const {main, grid} = this.models
-    const shown = [main, ...this.known().filter(([, {label}]) => this.rows.shows(label)).map(([, {figure}]) => figure)]
+    const [above, , , below] = this.tracks()
+    const figures = new Map(this.known().map(([, {label, figure}]) => [label, figure]))
+    const shown = [...above.map((track) => figures.get(track)), main, ...below.filter((track) => this.rows.shows(track)).map((track) => figures.get(track))]
     if (shown.length != grid.children.length || shown.some((figure, place) => grid.children[place][0] != figure))
       grid.children = shown.map((figure, row) => [figure, row, 0])
     this.drawn = null

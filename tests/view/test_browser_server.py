@@ -216,13 +216,39 @@ def test_tracks_are_hidden_filtered_pinned_and_moved(large, open_tab):
     tab.wait_for_function("() => location.hash.includes('pinned=Collectives')")
     same = open_tab(tab.url)
     assert same.evaluate(LABELS) == tab.evaluate(LABELS)
-    tracks.get_by_label("HBM in use").uncheck()
+    tracks.get_by_label("HBM in use", exact=True).uncheck()
     drawn(tab)
     tab.wait_for_function("() => !find('held')")
     tracks.get_by_placeholder("Filter").fill("tens")
     drawn(tab)
     assert tab.evaluate(LABELS) == ["Collectives", "DMA weights", "Tensor"]  # what is pinned stays
     assert tab.evaluate("() => timeline().state.figures().map(({name}) => name)") == ["lanes"]
+
+
+def test_rows_and_quantities_are_moved_by_keyboard_and_pointer(large, open_tab):
+    tab = open_tab(large)
+    names = "() => timeline().state.figures().map(({name}) => name)"
+    assert tab.evaluate(names) == ["lanes", "hbm", "neuronlink", "mfu", "held"]
+    tab.locator("#tracks-button").click()
+    tracks = tab.locator("#tracks")
+    up = tracks.get_by_role("button", name="Move HBM in use up")
+    up.focus()
+    for _ in range(2):
+        tab.keyboard.press("Enter")
+        drawn(tab)
+    assert tab.evaluate(names) == ["lanes", "hbm", "held", "neuronlink", "mfu"]
+    assert up.evaluate("(button) => button == document.activeElement")
+    tracks.get_by_role("button", name="Pin MFU").press("Space")
+    tracks.locator("li", has_text="Scalar").drag_to(tracks.locator("li", has_text="Tensor"))
+    drawn(tab)
+    assert tab.evaluate(names) == ["mfu", "lanes", "hbm", "held", "neuronlink"]
+    assert tab.evaluate(LABELS)[:5] == ["Step", "Phase", "Scalar", "Tensor", "Vector"]
+    tab.wait_for_function("() => location.hash.includes('order=') && location.hash.includes('pinned=MFU')")
+    same = open_tab(tab.url)
+    assert [same.evaluate(what) for what in (names, LABELS)] == [tab.evaluate(what) for what in (names, LABELS)]
+    tracks.get_by_role("button", name="Reset").click()
+    drawn(tab)
+    assert tab.evaluate(names) == ["lanes", "hbm", "neuronlink", "mfu", "held"]
 
 
 def test_a_click_on_its_heading_folds_a_rank(view, open_tab, tmp_path):

@@ -27,7 +27,13 @@ _SCRIPTS = (
     "rows.js",
     "timeline.js",
 )
-QUANTITIES = {"hbm": "HBM bandwidth", "neuronlink": "NeuronLink B/s", "efa": "EFA B/s", "flops": "Tensor FLOP/s", "mfu": "MFU"}
+QUANTITIES = {
+    "hbm": "HBM bandwidth",
+    "neuronlink": "NeuronLink B/s",
+    "efa": "EFA B/s",
+    "flops": "Tensor FLOP/s",
+    "mfu": "MFU",
+}
 COLOURINGS = ("phase", "opcode", "engine")
 
 

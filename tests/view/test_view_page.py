@@ -103,11 +103,18 @@ def test_throttled_is_where_the_array_was_cold(trace):
 def test_a_rank_that_was_slowed_says_by_what_in_all_its_steps(trace):
     from neuronprof.analyze.pyramid.build import build
 
-    faults = {"throttled": {"1": 1.4}, "slow_chips": {"0": 1.5}, "degraded_links": {"0": 0.5}, "machine": {"ranks_per_chip": 2}}
+    faults = {
+        "throttled": {"1": 1.4},
+        "slow_chips": {"0": 1.5},
+        "degraded_links": {"0": 0.5},
+        "machine": {"ranks_per_chip": 2},
+    }
     steps = [picture.segment(0, 4), picture.segment(4, 8, 1)]
     shown = trace(picture.rows("rank 1\n tensor aabb..aa\n rank 2\n tensor aaaa"), steps, **faults)
     found = build(shown, 1)
-    names = [found.header["words"]["name"][found.columns["alike_name"][row]] for *_, row in found.header["bands"]["slowed"]]
+    names = [
+        found.header["words"]["name"][found.columns["alike_name"][row]] for *_, row in found.header["bands"]["slowed"]
+    ]
     assert [(start, end) for start, end, _ in found.header["bands"]["slowed"]] == [(0, 4), (4, 8)]
     assert names == ["matmuls 1.4 times slower, chip 1.5 times slower, links at 50 %"] * 2
     assert "slowed" not in build(shown, 2).header["bands"]

@@ -18,5 +18,5 @@ function saveCsv(name, headings, rows) {
 // What a Bokeh table shows, in the order of its source.
 function saveTable(name, {columns, source}) {
   const fields = columns.map(({field}) => Array.from(source.data[field]))
-  saveCsv(name, columns.map(({title}) => title), fields[0].map((_, row) => fields.map((field) => field[row])))
+  saveCsv(name, columns.map(({title, tags: [unit]}) => unit ? `${title} (${unit})` : title), fields[0].map((_, row) => fields.map((field) => field[row])))
 }

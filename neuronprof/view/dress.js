@@ -1,6 +1,7 @@
 // How figures look on this screen: dark where dark is preferred, larger where the screen is wide.
 
 const DARK = matchMedia("(prefers-color-scheme: dark)")
+const PLAIN = [["#1b2330", "#ffffff"], ["#e6e9ef", "#12161d"]] // ink and paper, light and dark, as in page.css
 const WIDE = 2560, USUAL = 1920, LARGEST = 2 // pixels; from where on all is larger, what it is made for, and how much larger at most
 
 globalThis.neuronprofScale = innerWidth < WIDE ? 1 : Math.min(innerWidth / USUAL, LARGEST)
@@ -57,9 +58,10 @@ function paint() {
   for (const name of ["lanes", "overview"])
     model(name)?.left[0].setv({major_label_text_color: ink})
   model("legend")?.setv({outline_line_color: null})
-  for (const renderer of ["legend", "lanes", "held"].flatMap((name) => model(name)?.renderers ?? []))
-    if (["legend names", "notes", "layer names"].includes(renderer.name))
-      renderer.glyph.setv({text_color: {value: ink}, ...(renderer.name == "notes" ? {background_fill_color: {value: paper}} : {})})
-    else if (renderer.name == "chosen")
-      renderer.glyph.line_color = {value: ink}
+  // Glyphs whose colours are the light or the dark page's ink or paper.
+  const plain = Object.fromEntries(PLAIN.map((pair) => [ink, paper].map((colour, place) => [pair[place], colour])).flat())
+  for (const {glyph} of models().filter(({type}) => type == "GlyphRenderer"))
+    for (const [name, value] of Object.entries(glyph.attributes))
+      if (name.endsWith("_color") && value?.value in plain)
+        glyph.setv({[name]: {value: plain[value.value]}})
 }

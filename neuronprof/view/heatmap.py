@@ -36,9 +36,9 @@ def figure(found: "Map") -> "UIElement":
     images = {name: [_folded(values, beside)] for name, values in found.values.items()}
     first = next(iter(images))
     source = ColumnDataSource({"image": images[first]})
-    mapper = LinearColorMapper(
-        palette=list(Cividis256), low=0, high=_highest(images[first][0]), nan_color="rgba(0, 0, 0, 0)"
-    )
+    extents = {name: look.extent(image) for name, [image] in images.items()}
+    low, high = extents[first]
+    mapper = LinearColorMapper(palette=list(Cividis256), low=low, high=high, nan_color="rgba(0, 0, 0, 0)")
     plot = new_figure(
         x_range=Range1d(-0.5, len(found.steps) - 0.5, bounds="auto"), y_range=Range1d(rows - 0.5, -0.5, bounds="auto"),
         height=int(np.clip(22 * rows + 60, _LOWEST, _HIGHEST)), sizing_mode="stretch_width", name="rank map",
@@ -55,10 +55,9 @@ def figure(found: "Map") -> "UIElement":
     _hover(plot, drawn, about)
     plot.js_on_event("tap", _script(about, "ask(cb_obj, about)"))
     choice = Select(value=first, options=list(images), width=260, stylesheets=[look.CONTROL_CSS], name="measure")
-    highest = {name: _highest(image) for name, [image] in images.items()}
     choice.js_on_change("value", CustomJS(
-        args={"source": source, "kept": ColumnDataSource(images), "mapper": mapper, "highest": highest},
-        code="source.data = {image: kept.data[this.value]}\nmapper.high = highest[this.value]",
+        args={"source": source, "kept": ColumnDataSource(images), "mapper": mapper, "extents": extents},
+        code="source.data = {image: kept.data[this.value]}\nconst [low, high] = extents[this.value]\nmapper.setv({low, high})",
     ))  # fmt: skip
     return column(choice, plot, sizing_mode="stretch_width")
 
@@ -75,10 +74,6 @@ def _folded(values: NDArray[np.float32], beside: int) -> NDArray[np.float32]:
     full = np.full((rows * beside, steps), np.nan, np.float32)
     full[:ranks] = values
     return np.ascontiguousarray(full.reshape(rows, beside, steps).transpose(0, 2, 1).reshape(rows, steps * beside))
-
-
-def _highest(image: NDArray[np.float32]) -> float:
-    return float(np.nanmax(image, initial=0)) or 1.0
 
 
 def _script(about: dict[str, Any], then: str) -> "CustomJS":

@@ -6,8 +6,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from bokeh.models import ColumnDataSource
     from bokeh.plotting import figure as Figure
+    from numpy.typing import NDArray
 
 FONT = "Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, FAINT, LINE, PAPER = "#1b2330", "#667080", "#e4e7ec", "#ffffff"
@@ -21,12 +23,14 @@ _INK, _FAINT, _LINE, _PAPER = (
 LIMIT = "#b42318"
 TOOLBAR = 40  # right of the plots
 
+_ARROW = "<svg viewBox='0 0 25 20' xmlns='http://www.w3.org/2000/svg'><path d='M 0,0 25,0 12.5,20 Z' fill='%23808896'/></svg>"
 CONTROL_CSS = f"""
 :host {{ margin: 0 8px 0 0; }}
 .bk-input {{
   font: 500 calc(12px * var(--scale, 1)) {FONT}; color: {_INK}; height: calc(28px * var(--scale, 1)); padding: 2px 26px 2px 10px;
   border: 1px solid {_LINE}; border-radius: 6px; background-color: {_PAPER};
 }}
+select.bk-input.bk-input {{ background-image: url("data:image/svg+xml;utf8,{_ARROW}"); }}
 """
 
 BUTTON_CSS = f"""
@@ -51,6 +55,7 @@ TABLE_CSS = f"""
 .slick-row.slick-row {{ background: {_PAPER}; color: {_INK}; }}
 .slick-row.odd {{ background: var(--wash, #f6f7f9); }}
 .slick-row.slick-row, .slick-header-column.slick-header-column {{ font-size: calc(12px * min(var(--scale, 1), 1.5)); }}
+.quantity {{ float: right; }}
 .slick-cell.slick-cell {{ border: none; border-bottom: 1px solid {_LINE}; padding: 3px 6px; font-variant-numeric: tabular-nums; }}
 """
 
@@ -158,6 +163,14 @@ def headings_right(places: Sequence[int]) -> str:
         ",".join(f".slick-header-column:nth-child({place}) .slick-column-name" for place in places)
         + "{ float: right; }"
     )
+
+
+def extent(values: "NDArray[np.float32]") -> list[float]:
+    """What a scale of colours spans, smallest to largest: what differs by little differs in colour. From 0 where all are the same."""
+    import numpy as np
+
+    low, high = float(np.nanmin(values, initial=np.inf)), float(np.nanmax(values, initial=0))
+    return [low if low < high else 0.0, high or 1.0]
 
 
 def limit(plot: "Figure") -> dict[str, Any]:

@@ -53,7 +53,7 @@ def _distribution(table: "pd.DataFrame") -> "Figure":
     most = max(float(table["wait_peer_ns"].max()), float(table["busy_ns"].max()), 1.0)
     edges = np.linspace(0, most, _BINS + 1)
     for column, label, colour in (
-        ("busy_ns", f"{look.plain(str(table['engine'].iloc[0]))} engine works", tracks.BLUE),
+        ("busy_ns", f"works: {look.plain(tracks.engine_label(str(table['engine'].iloc[0])))}", tracks.BLUE),
         ("wait_peer_ns", "waits for others", tracks.ORANGE),
     ):
         count, _ = np.histogram(table[column], edges)

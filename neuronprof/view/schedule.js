@@ -3,7 +3,7 @@
 function number(plot, sources, words) {
   const {start, end} = plot.x_range
   const pixel = (end - start) / (plot.inner_width || 1000)
-  const out = {x: [], y: [], text: [], ink: []}
+  const out = {x: [], y: [], text: [], ink: [], colour: []}
   for (const {data} of sources)
     for (let i = 0; i < data.number.length; i++) {
       const left = Math.max(data.start_ts[i], start), right = Math.min(data.end_ts[i], end)
@@ -12,6 +12,7 @@ function number(plot, sources, words) {
         out.y.push(data.stage[i])
         out.text.push(data.number[i])
         out.ink.push(data.ink[i])
+        out.colour.push(data.colour[i])
       }
     }
   words.data = out

@@ -1,5 +1,6 @@
 """The schedule of a pipeline: stages against time, each pass with the number of its micro-batch, bubbles shaded.
 
+What cuts a pass, collectives that nothing hides and waiting for its message, is drawn over it.
 A click asks the page for the place in the timeline.
 """
 
@@ -20,12 +21,14 @@ _COLOURS = {
     "optimizer": tracks.GREEN,
     "collectives": tracks.SKY,
 }
+_PASSES = ("forward", "backward", "backward of weights")
 _PARTS = {"warm-up": tracks.ORANGE, "steady": tracks.GREY, "cool-down": tracks.PURPLE}
 _LIGHTER = 0.62  # of a chunk's colour to that of the chunk before it
 _BUBBLE = "bubble"
 _HOVER = (("Stage", "@stage"), ("Rank", "@rank"), ("What", "@what"), ("Time", "@time"), ("Part", "@part"))
 _HIGH = 0.36  # half the height of a row
-_MOST = 40_000  # pieces in one picture
+MOST = 20_000  # passes, and as many pieces between them, in one picture: the longest ones
+_PASS = ["step", "stage", "rank", "kind", "microbatch", "chunk"]
 
 
 def figure(table: "pd.DataFrame") -> "Figure":
@@ -37,7 +40,7 @@ def figure(table: "pd.DataFrame") -> "Figure":
     from bokeh.models import CustomJS, HoverTool, Range1d, TapTool
     from bokeh.plotting import figure as new_figure
 
-    table = _told(table.head(_MOST))
+    table = _drawn(table)
     stages = int(table["stage"].max()) + 1
     first = table[table["step"] == table["step"].min()]
     low, high = int(first["start_ts"].min()), int(first["end_ts"].max())
@@ -72,16 +75,30 @@ def figure(table: "pd.DataFrame") -> "Figure":
     return plot
 
 
+def _drawn(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Whole passes, and the pieces between them or over them, with what the hover says of them."""
+    import pandas as pd
+
+    table = table.assign(end_ts=table["start_ts"] + table["duration_ns"])
+    among = table["kind"].isin(_PASSES)
+    ends = {"start_ts": ("start_ts", "min"), "end_ts": ("end_ts", "max"), "duration_ns": ("duration_ns", "sum")}
+    passes = table[among].groupby(_PASS, as_index=False, sort=False).agg(**ends, part=("part", "first"))
+    longest = (rows.nlargest(MOST, "duration_ns") for rows in (passes, table[~among]))
+    return _told(pd.concat([rows.sort_index() for rows in longest], ignore_index=True))
+
+
 def _told(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The pieces with what the hover says of them."""
     several = table["chunk"].max() > 0
     what = [
         kind + (f" of micro-batch {number}" if number >= 0 else "") + (f", chunk {chunk}" if several and number >= 0 else "")
         for kind, number, chunk in zip(table["kind"], table["microbatch"], table["chunk"], strict=True)
     ]  # fmt: skip
-    return table.assign(
-        end_ts=table["start_ts"] + table["duration_ns"], what=what, time=[units.time(ns) for ns in table["duration_ns"]]
-    )
+    whole, own = table["end_ts"] - table["start_ts"], table["duration_ns"]
+    time = [
+        units.time(all_) + (f", of which {units.time(part)} computing" if part < all_ else "")
+        for all_, part in zip(whole, own, strict=True)
+    ]
+    return table.assign(what=what, time=time)
 
 
 def _pieces(plot: "Figure", table: "pd.DataFrame", kind: str) -> Any:
@@ -96,17 +113,19 @@ def _pieces(plot: "Figure", table: "pd.DataFrame", kind: str) -> Any:
     data |= {
         "top": stage - _HIGH,
         "bottom": stage + _HIGH,
+        "colour": [_COLOURS.get(kind)] * len(table),
         "number": [str(one) if one >= 0 else "" for one in number],
     }
     place = {"left": "start_ts", "right": "end_ts", "top": "top", "bottom": "bottom", "name": "pieces"}
     if kind == _BUBBLE:
         hatch = {"pattern": "/", "color": tracks.GREY, "alpha": 0.45, "scale": 8, "weight": 0.7}
-        return plot.quad(**place, source=ColumnDataSource(data), fill_color=tracks.GREY, fill_alpha=0.12, line_color=None,
-                         legend_label=kind, **{f"hatch_{name}": value for name, value in hatch.items()})  # fmt: skip
+        return plot.quad(**place, source=ColumnDataSource(data), fill_color=look.PAPER, line_color=None, legend_label=kind,
+                         **{f"hatch_{name}": value for name, value in hatch.items()})  # fmt: skip
     data["ink"] = [tracks.TEXT_PALETTE[tracks.PALETTE.index(_COLOURS[kind])]] * len(table)
     data["alpha"] = _LIGHTER ** table["chunk"].to_numpy(float)
-    return plot.quad(**place, source=ColumnDataSource(data), fill_color=_COLOURS[kind], fill_alpha="alpha", line_color=look.PAPER,
-                     line_width=0.5, legend_label=kind)  # fmt: skip
+    seam = look.PAPER if kind in _PASSES else None
+    return plot.quad(**place, source=ColumnDataSource(data), fill_color=_COLOURS[kind], fill_alpha="alpha", line_color=seam,
+                     legend_label=kind)  # fmt: skip
 
 
 def _parts(plot: "Figure", table: "pd.DataFrame") -> None:
@@ -125,7 +144,7 @@ def _numbers(plot: "Figure") -> "ColumnDataSource":
     from bokeh.core.properties import value
     from bokeh.models import ColumnDataSource
 
-    words = ColumnDataSource({name: [] for name in ("x", "y", "text", "ink")})
+    words = ColumnDataSource({name: [] for name in ("x", "y", "text", "ink", "colour")})
     plot.text("x", "y", "text", source=words, text_align="center", text_baseline="middle", text_font_size="11px",
-              text_font=value(look.FONT), text_color="ink", name="numbers")  # fmt: skip
+              text_font=value(look.FONT), text_color="ink", background_fill_color="colour", name="numbers")  # fmt: skip
     return words

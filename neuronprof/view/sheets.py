@@ -10,6 +10,7 @@ from neuronprof.view import (
     comparison,
     heading,
     look,
+    memoryplot,
     ranks,
     rooflineplot,
     scheduleplot,
@@ -110,6 +111,8 @@ def _parts(name: str, found: Found) -> list["UIElement"]:
     if name == "roofline":
         table, machine = found.tables["roofline"]["roofline"], found.trace.metadata.get("machine") or {}
         parts.append(rooflineplot.figure(table, machine.get("rank") or {}))
+    if name == "memory":
+        parts += _memory(found)
     if name == "communication":
         parts += [*_topology(found), *_traffic(found)]
     return [*parts, *tables.page(name, found.tables)]
@@ -120,7 +123,17 @@ def _schedule(found: Found) -> list["UIElement"]:
     if table.empty:
         return []
     told = "What each pipeline stage does when, with the numbers of the micro-batches. A click opens the place in the timeline."
+    if len(table) > 2 * scheduleplot.MOST:
+        told += " What is shortest is left out."
     return [tables.sentence(told), scheduleplot.figure(table), *tables.page("schedule", found.tables)]
+
+
+def _memory(found: Found) -> list["UIElement"]:
+    table = found.tables["memory"]["memory_over_time"]
+    if table.empty:
+        return []
+    told = "What HBM holds over time, on the rank that holds most. A click opens the place in the timeline."
+    return [tables.sentence(told), memoryplot.figure(table, found.summary.capacity_bytes)]
 
 
 def _topology(found: Found) -> list["UIElement"]:

@@ -8,20 +8,19 @@ from neuronprof.view import look
 
 if TYPE_CHECKING:
     import pandas as pd
-    from bokeh.models import DataTable, Div
+    from bokeh.models import CellFormatter, DataTable, Div
 
 Results = Mapping[str, Mapping[str, "pd.DataFrame"]]
 
 MOST_ROWS = 2000  # of one table in a page; they come sorted by what they cost
 _ROW, _MOST_SHOWN = 26, 14
-_UNITS = {
-    "time": ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1, "ns")),
-    "bytes": ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B")),
-    "rate": ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s"), (1, "B/s")),
-    "flops": ((1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1, "FLOP/s")),
+_UNITS = {"time": "ns", "bytes": "B", "rate": "B/s", "flops": "FLOP/s"}  # of the numbers
+_PRINTED = {
+    "time": "time(value)",
+    "bytes": "size(value)",
+    "rate": "count(value, 'B/s')",
+    "flops": "count(value, 'FLOP/s')",
 }
-
-
 _FORMATS = {"share": "0.0%", "number": "0,0.[00]"}
 
 
@@ -77,8 +76,8 @@ _COLLECTIVES = Table(
     "communication",
     "Collectives, those that cost most exposed time first.",
     (
-        Shown("name", "Collective", width=110), Shown("algorithm", "Algorithm", width=120), Shown("replica_group", "Group"),
-        Shown("layer", "Layer", width=220), Shown("bytes", "Message", "bytes"), Shown("count", "Count", "number"),
+        Shown("name", "Collective", width=110), Shown("algorithm", "Algorithm", width=120), Shown("replica_group", "Group", width=140),
+        Shown("layer", "Layer", width=200), Shown("bytes", "Message", "bytes", 110), Shown("count", "Count", "number"),
         Shown("transfer_ns", "Transfer", "time"), Shown("wait_ns", "Wait for peers", "time", 140),
         Shown("overlapped_ns", "Overlapped", "time", 110), Shown("exposed_ns", "Exposed", "time"),
         Shown("bus_bandwidth", "Bus bandwidth", "rate", 150),
@@ -112,6 +111,15 @@ _MEMORY = Table(
         Shown("share", "Of peak", "share"), Shown("capacity_share", "Of capacity", "share", 110),
     ),
 )  # fmt: skip
+_MEMORY_RANKS = Table(
+    "memory",
+    "memory_by_rank",
+    "The peak of each rank in the trace.",
+    (
+        Shown("rank", "Rank", "number"), Shown("step", "Step", "number"), Shown("peak_ts", "At", "time"),
+        Shown("peak_bytes", "Peak", "bytes"), Shown("capacity_share", "Of capacity", "share", 110),
+    ),
+)  # fmt: skip
 _STAGES = Table(
     "schedule",
     "schedule_stages",
@@ -128,7 +136,7 @@ PAGES: dict[str, tuple[Table, ...]] = {
     "operators": (_BY_OPERATOR,),
     "communication": (_COLLECTIVES,),
     "roofline": (_ROOFLINE,),
-    "memory": (_MEMORY,),
+    "memory": (_MEMORY, _MEMORY_RANKS),
     "schedule": (_STAGES,),
 }
 
@@ -166,24 +174,19 @@ def sentence(text: str) -> "Div":
 
 def data_table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":
     """A sortable table."""
-    from bokeh.models import ColumnDataSource, DataTable, NumberFormatter, StringFormatter, TableColumn
+    from bokeh.models import ColumnDataSource, DataTable, TableColumn
 
-    quantities = {kind: [table[one.name] for one in shown if one.kind == kind] for kind in _UNITS}
-    units = {kind: _unit(_UNITS[kind], columns) for kind, columns in quantities.items()}
     data: dict[str, Any] = {}
     columns = []
     for one in shown:
-        scale, unit = units.get(one.kind, (1.0, ""))
-        text = one.kind == "text"
         values = table[one.name]
-        data[one.name] = values.fillna("").astype(str).to_numpy(object) if text else values.to_numpy(float) / scale
-        form = (
-            StringFormatter()
-            if text
-            else NumberFormatter(format=_FORMATS.get(one.kind, "0,0.00"), text_align="right", nan_format="")
+        data[one.name] = (
+            values.fillna("").astype(str).to_numpy(object) if one.kind == "text" else values.to_numpy(float)
         )
-        title = f"{one.heading} ({unit})" if unit else one.heading
-        columns.append(TableColumn(field=one.name, title=title, width=one.width, formatter=form))
+        unit = [_UNITS[one.kind]] if one.kind in _UNITS else []
+        columns.append(
+            TableColumn(field=one.name, title=one.heading, width=one.width, formatter=_formatter(one.kind), tags=unit)
+        )
     numeric = [place for place, one in enumerate(shown, 1) if one.kind != "text"]
     return DataTable(
         source=ColumnDataSource(data),
@@ -197,7 +200,15 @@ def data_table(table: "pd.DataFrame", shown: Sequence[Shown]) -> "DataTable":
     )
 
 
-def _unit(units: Sequence[tuple[float, str]], columns: Sequence["pd.Series[Any]"]) -> tuple[float, str]:
-    """The unit that fits the largest value; one for all columns of a kind, so that their numbers compare."""
-    largest = max((float(column.abs().max()) for column in columns), default=0.0)
-    return next(((scale, unit) for scale, unit in units if largest >= scale), units[-1])
+def _formatter(kind: str) -> "CellFormatter":
+    """How the values of a column are printed: each quantity in the unit that fits it; the template sees numbers only."""
+    from bokeh.models import HTMLTemplateFormatter, NumberFormatter, StringFormatter
+
+    if kind == "text":
+        return StringFormatter()
+    if kind in _FORMATS:
+        return NumberFormatter(format=_FORMATS[kind], text_align="right", nan_format="")
+    printed = look.script("format.js", then="")
+    return HTMLTemplateFormatter(
+        template=f"<% {printed} %><span class=quantity><%= isNaN(value) ? '' : {_PRINTED[kind]} %></span>"
+    )

@@ -56,9 +56,12 @@ def figure(topology: "Topology", plan: "Plan", measured: Mapping[str, "Measured"
 
     values = {what: _padded(one.values, len(plan.chip)) for what, one in measured.items()}
     chips = len(next(iter(measured.values())).values)
-    first = next(iter(values))
-    highest = {what: float(np.nanmax(one.values)) for what, one in measured.items()}
-    mapper = LinearColorMapper(palette=list(Cividis256), low=0, high=highest[first], nan_color="rgba(0, 0, 0, 0)")
+    first = max(
+        measured, key=lambda what: np.count_nonzero(~np.isnan(measured[what].values))
+    )  # what is known of most chips
+    extents = {what: look.extent(one.values) for what, one in measured.items()}
+    low, high = extents[first]
+    mapper = LinearColorMapper(palette=list(Cividis256), low=low, high=high, nan_color="rgba(0, 0, 0, 0)")
     source = ColumnDataSource({"x": plan.x, "y": plan.y, "chip": plan.chip, "server": plan.server, "value": values[first]})  # fmt: skip
     about = {
         "kinds": {what: one.kind for what, one in measured.items()}, "chips": chips, "ranks": topology.ranks_per_chip,
@@ -67,8 +70,9 @@ def figure(topology: "Topology", plan: "Plan", measured: Mapping[str, "Measured"
     choice = Select(value=first, options=list(values), width=260, stylesheets=[look.CONTROL_CSS], name="chips by")
     plot = _plot(plan, source, mapper, {"about": about, "choice": choice})
     choice.js_on_change("value", CustomJS(
-        args={"source": source, "kept": ColumnDataSource(values), "mapper": mapper, "highest": highest},
-        code="source.data = {...source.data, value: kept.data[this.value]}\nmapper.high = highest[this.value]",
+        args={"source": source, "kept": ColumnDataSource(values), "mapper": mapper, "extents": extents},
+        code="const [low, high] = extents[this.value]\nsource.data = {...source.data, value: kept.data[this.value]}\n"
+             "mapper.setv({low, high})",
     ))  # fmt: skip
     _name(plot, plan, name)
     return column(choice, plot, sizing_mode="stretch_width")

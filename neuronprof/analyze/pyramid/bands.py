@@ -1,5 +1,6 @@
-"""Bands over the engines: steps from the run's segments; phases, the user's regions and throttling from what the compute engines ran;
-and what slowed the whole rank, which the recording tells.
+"""Bands over the engines: steps from the run's segments; phases, the user's regions and throttling from what the compute engines ran.
+
+What slowed the whole rank, the recording tells.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -30,6 +30,8 @@ function enlarge(model) {
       change[name] = value.value ? {...value, value: larger(size)} : larger(size)
     else if (["Figure", "Select"].includes(model.type) && ["height", "width", "min_border_left"].includes(name) && value > 0)
       change[name] = value * globalThis.neuronprofScale
+    else if (model.type == "Scatter" && name == "size" && value?.value > 0)
+      change[name] = {value: value.value * globalThis.neuronprofScale}
   }
   model.setv(change)
 }

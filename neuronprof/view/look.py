@@ -30,7 +30,7 @@ CONTROL_CSS = f"""
   font: 500 calc(12px * var(--scale, 1)) {FONT}; color: {_INK}; height: calc(28px * var(--scale, 1)); padding: 2px 26px 2px 10px;
   border: 1px solid {_LINE}; border-radius: 6px; background-color: {_PAPER};
 }}
-select.bk-input.bk-input {{ background-image: url("data:image/svg+xml;utf8,{_ARROW}"); }}
+select.bk-input.bk-input {{ background-image: url("data:image/svg+xml;utf8,{_ARROW}"); height: calc(28px * var(--scale, 1)); }}
 """
 
 BUTTON_CSS = f"""
@@ -54,7 +54,7 @@ TABLE_CSS = f"""
 .slick-header-column.slick-header-column {{ font-weight: 600; color: {_FAINT}; background: {_PAPER}; border-right: none; }}
 .slick-row.slick-row {{ background: {_PAPER}; color: {_INK}; }}
 .slick-row.odd {{ background: var(--wash, #f6f7f9); }}
-.slick-row.slick-row, .slick-header-column.slick-header-column {{ font-size: calc(12px * min(var(--scale, 1), 1.5)); }}
+.slick-row.slick-row, .slick-header-column.slick-header-column {{ font-size: 12px; }}
 .quantity {{ float: right; }}
 .slick-cell.slick-cell {{ border: none; border-bottom: 1px solid {_LINE}; padding: 3px 6px; font-variant-numeric: tabular-nums; }}
 """

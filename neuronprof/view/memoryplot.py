@@ -25,7 +25,7 @@ def figure(table: "pd.DataFrame", capacity: float) -> "Figure":
     from bokeh.models import AdaptiveTicker, ColumnDataSource, CustomJS, HoverTool, TapTool
     from bokeh.plotting import figure as new_figure
 
-    rank = int(table.loc[table["bytes"].idxmax(), "rank"])
+    rank = int(table["rank"].to_numpy()[int(table["bytes"].argmax())])
     own = table[table["rank"] == rank].sort_values("start_ts")
     shown = [name for name in CATEGORIES if own[name].any()]
     plot = new_figure(

@@ -28,6 +28,7 @@ _BUBBLE = "bubble"
 _HOVER = (("Stage", "@stage"), ("Rank", "@rank"), ("What", "@what"), ("Time", "@time"), ("Part", "@part"))
 _HIGH = 0.36  # half the height of a row
 MOST = 20_000  # passes, and as many pieces between them, in one picture: the longest ones
+_LONG = 0.25  # of what a pass computes
 _PASS = ["step", "stage", "rank", "kind", "microbatch", "chunk"]
 
 
@@ -82,9 +83,17 @@ def _drawn(table: "pd.DataFrame") -> "pd.DataFrame":
     table = table.assign(end_ts=table["start_ts"] + table["duration_ns"])
     among = table["kind"].isin(_PASSES)
     ends = {"start_ts": ("start_ts", "min"), "end_ts": ("end_ts", "max"), "duration_ns": ("duration_ns", "sum")}
-    passes = table[among].groupby(_PASS, as_index=False, sort=False).agg(**ends, part=("part", "first"))
+    pieces = table[among]
+    passes = pieces.groupby([*_PASS, _turn(pieces)], as_index=False, sort=False).agg(**ends, part=("part", "first"))
     longest = (rows.nlargest(MOST, "duration_ns") for rows in (passes, table[~among]))
     return _told(pd.concat([rows.sort_index() for rows in longest], ignore_index=True))
+
+
+def _turn(pieces: "pd.DataFrame") -> "pd.Series[Any]":
+    """How often a pass stood still for long before each of its pieces: there it is not drawn as one."""
+    own = pieces.groupby(_PASS, sort=False)
+    still = pieces["start_ts"] - own["end_ts"].shift() > _LONG * own["duration_ns"].transform("sum")
+    return still.groupby([pieces[name] for name in _PASS], sort=False).cumsum().rename("turn")
 
 
 def _told(table: "pd.DataFrame") -> "pd.DataFrame":

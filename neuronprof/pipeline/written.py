@@ -119,8 +119,9 @@ def _formulas(rows: EventRows, job: "Job") -> dict[str, Any]:
 
 def _layout(options: Options) -> dict[str, Any]:
     layout = options.layout()
-    names = ("microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "vp")
-    return {name: getattr(layout, name) for name in names}
+    names, mesh = ("microbatches", "accumulate", "zero", "sequence_parallel", "schedule", "vp"), layout.mesh()
+    strides = {axis: mesh.stride(axis) for axis, size in mesh.sizes().items() if size > 1}
+    return {**{name: getattr(layout, name) for name in names}, "strides": strides}
 
 
 def _passes(simulated: Simulated) -> list[list[list[int]]]:

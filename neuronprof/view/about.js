@@ -3,6 +3,7 @@
 const WIDEST = 76 // letters of a value before its middle is left out
 const MOST_RELEASED = 20
 const BANDS = ["step", "phase", "region", "throttled", "slowed"]
+const COMPUTES = ["tensor", "vector", "scalar", "gpsimd"]
 const SEARCHED = ["op_name", "name", "layer", "source"]
 
 function laneOf(scene, event) {
@@ -28,7 +29,7 @@ function word(scene, column, alike) {
 // What computes is known by its operator, what moves data by its instruction; the layer where there is room (pixels).
 function title(scene, alike, points, room) {
   const operator = word(scene, "op_name", alike).replace(/^aten\./, "")
-  const computes = ["tensor", "vector", "scalar", "gpsimd"].includes(word(scene, "engine", alike))
+  const computes = COMPUTES.includes(word(scene, "engine", alike))
   const name = (computes && operator) || word(scene, "name", alike) || operator
   const layer = word(scene, "layer", alike)
   const whole = layer ? `${name} · ${layer}` : name

@@ -20,10 +20,10 @@ const rowOf = (lane) => [Infinity, ADVICE, 0, lane]
 // Where each advice whose rank and track are shown stands: {left, right, top, bottom, number}.
 function adviceBoxes(scenes, advice, pixel) {
   return advice.flatMap(({key, start, end, lane}, number) => {
-    const place = scenes.find((scene) => scene.key == key)?.places.get(rowOf(lane).join())
+    const scene = scenes.find((scene) => scene.key == key), place = scene?.places.get(rowOf(lane).join())
     if (place === undefined)
       return []
-    return [{left: start, right: Math.max(end, start + 3 * pixel), top: -place - 0.12, bottom: -place - 0.88, number}]
+    return [{left: start + scene.shift, right: Math.max(end, start + 3 * pixel) + scene.shift, top: -place - 0.12, bottom: -place - 0.88, number}]
   })
 }
 

@@ -171,9 +171,11 @@ def _find(detail: Detail, query: Mapping[str, str]) -> bytes:
 
 
 def _operator(detail: Detail, query: Mapping[str, str]) -> bytes:
-    """The first event of an operator, by its name, layer and phase with spaces between."""
-    row = lookup.find(detail, lookup.of_operator(detail, query["name"]), int(detail.header["origin"]) - 1, 1)
-    return _json(None if row is None else _record(detail, row))
+    """The first event of an operator, by its name, layer and phase with spaces between, and how many it has."""
+    wanted = lookup.of_operator(detail, query["name"])
+    row = lookup.find(detail, lookup.computing(detail, wanted), int(detail.header["origin"]) - 1, 1)
+    count = int(detail.columns["alike_count"][wanted].sum())
+    return _json(None if row is None else {**_record(detail, row), "count": count})
 
 
 def _busy(detail: Detail, query: Mapping[str, str]) -> bytes:

@@ -1,8 +1,13 @@
-"""The page that compares traces: what made the step longer or shorter, in words and by operator; a click shows the places."""
+"""The page that compares traces: what made the step longer or shorter, in words and by operator, below the timelines of both.
+
+A click on an operator shows its places, one below the other.
+"""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from neuronprof import units
 from neuronprof.view import tables
@@ -50,7 +55,9 @@ def parts(differences: Sequence["Difference"]) -> list[Any]:
                 "differences",
             ),
             *tables.under(
-                tables.sentence("By operator; the rows add up to the difference. A click shows it in both timelines."),
+                tables.sentence(
+                    "By operator; the rows add up to the difference. A click brings both places above one below the other."
+                ),
                 _operators(one.operators.head(tables.MOST_ROWS), number),
                 "differences_by_operator",
             ),
@@ -64,7 +71,8 @@ def _operators(table: "pd.DataFrame", number: int) -> Any:
 
     own = [" ".join(filter(None, key)) for key in table[["op_name", "layer", "phase"]].itertuples(index=False, name=None)]  # fmt: skip
     there = [other or name for other, name in zip(table["other"], own, strict=True)]
-    shown = tables.data_table(table, _OPERATORS)
+    only = np.select([table["after_ns"] == 0, table["before_ns"] == 0], ["not there", "only there"], table["other"])
+    shown = tables.data_table(table.assign(other=only, op_name=table["op_name"].replace("", "no operator")), _OPERATORS)
     code = """
 const [row] = cb_obj.indices
 if (row !== undefined)

@@ -54,6 +54,8 @@ function handleKeys(shown) {
     if (!onTimeline() && key != "/")
       return
     event.preventDefault()
+    if (key == "0" && shown.scenes.some(({shift}) => shift))
+      shown.align(new Map())
     if (key in MOVES)
       moveWindow(shown.models.x_range, ...MOVES[key])
     else

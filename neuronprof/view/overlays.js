@@ -13,18 +13,25 @@ function drawOverlays(shown) {
   const box = {left: [], right: [], bottom: [], top: []}
   const lines = {x0: [], y0: [], x1: [], y1: []}
   const row = event && placeOf(shown, key, event.row)
-  const {pixel} = shown.view()
+  const {pixel} = shown.view(), shift = shown.shiftOf(key)
+  const frame = (key, {start, duration, row}) => {
+    const place = placeOf(shown, key, row), left = start + shown.shiftOf(key)
+    if (place === undefined)
+      return
+    box.left.push(left)
+    box.right.push(left + Math.max(duration, 3 * pixel))
+    box.bottom.push(-place - 0.95)
+    box.top.push(-place - 0.05)
+  }
+  chosen.others.forEach((other) => frame(other.key, other.event))
   if (row !== undefined && row !== null) {
-    box.left.push(event.start)
-    box.right.push(Math.max(event.start + event.duration, event.start + 3 * pixel))
-    box.bottom.push(-row - 0.95)
-    box.top.push(-row - 0.05)
+    frame(key, event)
     const arrow = (from, fromRow, to, toRow) => {
       if (fromRow === undefined || toRow === undefined)
         return
-      lines.x0.push(from)
+      lines.x0.push(from + shift)
       lines.y0.push(-fromRow - 0.5)
-      lines.x1.push(to)
+      lines.x1.push(to + shift)
       lines.y1.push(-toRow - 0.5)
     }
     if (chosen.releaser?.id == event.released && event.released >= 0)

@@ -1,5 +1,7 @@
 // What the page adds to its timeline: pages to choose from, and its state in the address.
 
+const COMPARE = "compare" // the page on which the timelines stand too
+const BESIDE = 3 // times an event's duration that are shown beside it
 const QUIET = 400 // milliseconds without a change after which the address tells the state
 
 const element = (id) => document.getElementById(id)
@@ -60,8 +62,10 @@ function turnTo(page) {
   const known = [...document.querySelectorAll("nav a")].map((link) => link.dataset.page)
   const chosen = known.includes(page) ? page : known[0]
   document.querySelectorAll("nav a").forEach((link) => link.toggleAttribute("aria-current", link.dataset.page == chosen))
-  document.querySelectorAll(".page").forEach((section) => section.classList.toggle("away", section.id != `page-${chosen}`))
+  const shown = chosen == COMPARE ? ["timeline", chosen] : [chosen]
+  document.querySelectorAll(".page").forEach((section) => section.classList.toggle("away", !shown.some((name) => section.id == `page-${name}`)))
   document.body.dataset.page = chosen
+  document.body.toggleAttribute("data-apart", !onTimeline())
   openSheet(chosen)
 }
 
@@ -80,26 +84,30 @@ function openPlace(shown, {rank, start, end}) {
     fit(shown, start, end)
 }
 
-// An operator of several traces: pairs of a trace's number and what the operator is called there. Its first events are marked.
+// An operator of several traces: pairs of a trace's number and what the operator is called there. Its first events come one below another.
 async function openOperator(shown, places) {
   const {rank} = shown.models
   const compared = rank.options.Compared?.map(([keys]) => keys) ?? []
   if (!compared.length)
     return tell("The traces have no rank in common to be shown one below the other.")
   const value = compared.includes(rank.value) ? rank.value : compared[0]
-  const keys = value.split(",")
-  const found = (await Promise.all(places.map(([number, name]) => shown.source.operator(keys[number], name)))).filter(Boolean)
-  turnTo("timeline")
+  const keys = places.map(([number]) => value.split(",")[number])
+  const found = await Promise.all(places.map(([, name], place) => shown.source.operator(keys[place], name)))
+  if (!onTimeline())
+    turnTo("timeline")
   rank.value = value
-  if (!found.length)
+  if (!found.some(Boolean))
     return tell("This operator has no events on this rank.")
   tell("")
-  const starts = found.map(({start}) => start)
-  chosen.marks = starts.sort((a, b) => a - b)
-  fit(shown, starts[0], Math.max(...found.map(({start, duration}) => start + duration)))
+  await new Promise((done) => whenThere(() => shown.keys == value && !shown.pending, done))
+  const first = found.find(Boolean)
+  shown.align(new Map(keys.map((key, place) => [key, found[place]]).filter(([, event]) => event)))
+  showPlaces(shown, places.map(([, name], place) => ({key: keys[place], name, event: found[place]})))
+  const longest = Math.max(...found.map((event) => event?.duration ?? 0))
+  fit(shown, first.start - BESIDE * longest, first.start + (BESIDE + 1) * longest)
 }
 
-const onTimeline = () => document.body.dataset.page == "timeline"
+const onTimeline = () => ["timeline", COMPARE].includes(document.body.dataset.page)
 
 let last = false // nothing else will be told
 function tell(text, final = false) {
@@ -136,6 +144,7 @@ function remember(shown) {
     ...(shown.rows.pinned.length && {pinned: shown.rows.pinned.join("|")}),
     ...(shown.rows.order.length && {order: shown.rows.order.join("|")}),
     ...(shown.rows.filter && {filter: shown.rows.filter}),
+    ...(shown.scenes.some(({shift}) => shift) && {shift: shown.scenes.map(({shift}) => shift).join()}),
   }
   const hash = `#${new URLSearchParams(state)}`
   if (hash != location.hash)
@@ -159,8 +168,11 @@ function restore(shown, state) {
   const [from, to] = [state.from ?? whole.start, state.to ?? whole.end].map(Number)
   if (from < to)
     x_range.setv({start: from, end: to})
-  if (shown.scenes.length)
+  shown.shifts = state.shift?.split(",").map(Number) ?? []
+  if (shown.scenes.length) {
+    shown.scenes.forEach((scene, place) => { scene.shift = shown.shifts[place] ?? 0 })
     shown.lay()
+  }
   shown.schedule()
   if (state.event && `${chosen.key}/${chosen.event?.id}` != state.event) {
     const [, key, id] = state.event.match(/^(.*)\/(\d+)$/) ?? []

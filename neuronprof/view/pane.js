@@ -1,10 +1,11 @@
 // The details of what is chosen: an event, with what released it and what it releases, or a range, with its split.
 
-const chosen = {key: "", event: null, releases: [], more: 0, range: null, marks: []}
+const NOTHING = {key: "", event: null, others: [], releases: [], more: 0, range: null} // others: of other traces, pairs of key and event
+const chosen = {...NOTHING, marks: []}
 
 // Chooses an event by its id; `known` is shown before the answer comes.
 async function choose(shown, key, id, known) {
-  Object.assign(chosen, {key, event: known ?? chosen.event, releases: [], more: 0, range: null})
+  Object.assign(chosen, {...NOTHING, key, event: known ?? chosen.event})
   if (known) {
     showEvent(shown)
     if (id < 0)
@@ -18,7 +19,8 @@ async function choose(shown, key, id, known) {
   if (!found || chosen.key != key || (known && chosen.event.id != id))
     return
   Object.assign(chosen, found)
-  bring(shown, found.event.start, found.event.start + found.event.duration)
+  const start = found.event.start + shown.shiftOf(key)
+  bring(shown, start, start + found.event.duration)
   showEvent(shown)
   whenQuiet()
   // Another event, or what a search found, may stand in the pane when an answer comes.
@@ -56,15 +58,16 @@ async function followReleaser(shown) {
 }
 
 function fitChosen(shown) {
-  const {event, range} = chosen
+  const {event, key, range} = chosen
+  const start = event && event.start + shown.shiftOf(key)
   if (range)
     fit(shown, ...range)
   else if (event)
-    fit(shown, event.start, event.start + event.duration)
+    fit(shown, start, start + event.duration)
 }
 
 function letGo(shown) {
-  Object.assign(chosen, {key: "", event: null, releases: [], more: 0, range: null, marks: []})
+  Object.assign(chosen, {...NOTHING, marks: []})
   element("pane").hidden = true
   whenQuiet()
 }
@@ -108,11 +111,26 @@ async function loadAdvice(shown) {
 
 // What to change, and the place where it shows.
 function showAdvice(shown, {start, end, worth, wrong, change}) {
-  Object.assign(chosen, {key: "", event: null, releases: [], more: 0, range: null})
+  Object.assign(chosen, NOTHING)
   const paragraphs = [worth, wrong, change].map((text) => made("p", {}, text))
   element("pane").replaceChildren(closer(shown), made("h2", {}, "What to change"), ...paragraphs)
   element("pane").hidden = false
   fit(shown, start, end)
+}
+
+// An operator's first event in each of several traces: {key, name, event} of each, event null where the rank has none.
+function showPlaces(shown, places) {
+  const [first, ...others] = places.filter(({event}) => event)
+  Object.assign(chosen, {...NOTHING, key: first.key, event: first.event, others})
+  const facts = places.flatMap(({key, name, event}) => {
+    const count = event ? `${event.count.toLocaleString("en")} ${event.count == 1 ? "event" : "events"}` : ""
+    const steps = shown.scenes.find((scene) => scene.key == key).shared.segments.filter(({kind}) => kind == "step").length
+    const told = event ? `${count} in ${steps} ${steps == 1 ? "step" : "steps"}; at ${time(event.start)} for ${time(event.duration)}` : "no events on this rank"
+    return [made("dt", {}, shown.models.names[key]), made("dd", {}, told), ...(name == first.name ? [] : [made("dt", {}, "called"), made("dd", {}, name)])]
+  })
+  element("pane").replaceChildren(closer(shown), made("h2", {}, first.name), made("dl", {className: "long"}, ...facts))
+  element("pane").hidden = false
+  whenQuiet()
 }
 
 function closer(shown) {
@@ -132,7 +150,7 @@ function code({first, line, lines, note}) {
 
 async function chooseRange(shown, a, b) {
   const range = [Math.min(a, b), Math.max(a, b)]
-  Object.assign(chosen, {event: null, releases: [], range})
+  Object.assign(chosen, {...NOTHING, range})
   const pane = element("pane")
   const head = [made("h2", {}, `Range of ${time(range[1] - range[0])}`),
                 made("p", {}, `${instant(range[0], 1, Math.abs(range[0]))} to ${instant(range[1], 1, Math.abs(range[1]))}`)]
@@ -140,12 +158,13 @@ async function chooseRange(shown, a, b) {
   pane.hidden = false
   drawOverlays(shown)
   for (const scene of shown.scenes) {
-    const split = await shown.source.split(scene.key, ...range)
+    const [from, to] = range.map((at) => at - scene.shift)
+    const split = await shown.source.split(scene.key, from, to)
     if (chosen.range != range)
       return
     if (split)
       pane.append(made("h2", {}, `Where the time of ${scene.title} goes`), ...busyBars(split.parts), ...costliest(split.operators))
-    const parts = await shown.source.busy(scene.key, ...range)
+    const parts = await shown.source.busy(scene.key, from, to)
     if (chosen.range != range)
       return
     pane.append(made("h2", {}, `How busy the engines of ${scene.title} are`), ...busyBars(parts))

@@ -7,6 +7,7 @@ class Rows {
   constructor() {
     this.hidden = new Set()
     this.pinned = []
+    this.raised = [] // pinned by `raise`
     this.order = [] // of the tracks that are not pinned, once one was moved
     this.folded = new Set()
     this.filter = "" // a part of the labels of what is shown
@@ -36,6 +37,12 @@ class Rows {
     return [this.pinned.filter((track) => tracks.includes(track)), this.sorted(tracks).filter((track) => !this.pinned.includes(track))]
   }
 
+  // Puts the tracks of events to the top, where those of several traces stand one below the other, instead of those of the time before.
+  raise(tracks) {
+    this.pinned = [...tracks, ...this.pinned.filter((track) => !this.raised.includes(track) && !tracks.includes(track))]
+    this.raised = tracks
+  }
+
   // Puts a track where another one of its group is; groups: of all tracks.
   move(track, there, groups) {
     const all = this.pinned.includes(track) ? this.pinned : groups.flat().filter((other) => !this.pinned.includes(other))
@@ -62,7 +69,7 @@ class Rows {
           put(scene, row.join(), label && (several ? `${label} · ${scene.title}` : label))
     for (const scene of scenes) {
       if (several)
-        put(null, "", `${this.folded.has(scene.key) ? "▸" : "▾"} ${scene.title}`)
+        put(null, "", headingOf(scene, this.folded.has(scene.key)))
       for (const track of this.folded.has(scene.key) ? [] : others.filter((track) => this.shows(track)))
         for (const {row, label} of rowsOf(scene, track))
           put(scene, row.join(), label)
@@ -73,7 +80,7 @@ class Rows {
 
   // The scene whose heading stands in a row.
   heading(place, scenes) {
-    return scenes.find(({title}) => this.labels[place]?.slice(2) == title && /^[▸▾]/.test(this.labels[place]))
+    return scenes.find((scene) => [true, false].some((folded) => headingOf(scene, folded) == this.labels[place]))
   }
 
   show(figure) {
@@ -87,6 +94,16 @@ class Rows {
     figure.y_range.setv({start: -count, end: 0})
     figure.height = (ROW_HEIGHT * count + 34) * scale()
   }
+}
+
+// The track of an event's row.
+function trackAt({shared: {rows}}, place) {
+  return trackOf(rows, rows.find(({row}) => row.join() == place.join()))
+}
+
+function headingOf({title, shift}, folded) {
+  const moved = shift ? ` (drawn ${time(Math.abs(shift))} ${shift > 0 ? "later" : "earlier"})` : ""
+  return `${folded ? "▸" : "▾"} ${title}${moved}`
 }
 
 // A lane without a label belongs to the track of the row above it.

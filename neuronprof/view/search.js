@@ -68,7 +68,7 @@ function show(shown, key, found) {
   if (!found)
     return tell(`No further event for “${wanted}” in this direction.`)
   tell("")
-  choose(shown, key, found.id, found)
+  choose(shown, key, found.id, found) // of the first rank that is shown, which is never shifted
   const {x_range} = shown.models
   if (found.duration < (x_range.end - x_range.start) / 400)
     fit(shown, found.start - 20 * found.duration, found.start + 21 * found.duration)

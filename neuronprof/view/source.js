@@ -43,13 +43,15 @@ class Embedded {
     return this.first(scene, new Set(matches(scene, text)), after, step)
   }
 
-  // The first event of an operator, by its name, layer and phase with spaces between.
+  // The first event of an operator, by its name, layer and phase with spaces between, and how many it has.
   async operator(key, name) {
     const scene = await this.shared(key)
     const {strings, columns} = scene
     const called = (row) => ["op_name", "layer", "phase"].map((column) => strings[column][columns[`alike_${column}`][row]])
     const rows = [...columns.alike_op.keys()].filter((row) => called(row).filter(Boolean).join(" ") == name)
-    return this.first(scene, new Set(rows), scene.origin - 1, 1)
+    const computing = rows.filter((row) => COMPUTES.includes(word(scene, "engine", row)))
+    const first = this.first(scene, new Set(computing.length ? computing : rows), scene.origin - 1, 1)
+    return first && {...first, count: rows.reduce((sum, row) => sum + columns.alike_count[row], 0)}
   }
 
   first(scene, wanted, after, step) {

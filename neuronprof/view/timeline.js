@@ -16,9 +16,11 @@ class Timeline {
     this.models = models
     this.source = models.packed ? new Embedded(models.packed) : new Served(models.url, (...sentence) => this.tell(...sentence))
     this.rows = new Rows()
+    this.shifts = [] // of the scenes that are loaded next
     this.advice = []
     this.scenes = []
     this.pending = false
+    this.laid = 0 // how often rows changed
     this.drawn = null
     this.overviewed = ""
     this.listeners = []
@@ -54,7 +56,9 @@ class Timeline {
     if (keys.join() == this.keys)
       return
     const {names, x_range, whole} = this.models
-    this.scenes = await Promise.all(keys.map(async (key) => ({key, title: names[key] ?? key, shared: await this.source.shared(key)})))
+    this.scenes = await Promise.all(keys.map(async (key, place) =>
+      ({key, title: names[key] ?? key, shift: this.shifts[place] ?? 0, shared: await this.source.shared(key)})))
+    this.shifts = []
     const before = this.keys
     this.keys = keys.join()
     const start = Math.min(...this.scenes.map(({shared}) => shared.origin))
@@ -69,6 +73,21 @@ class Timeline {
     }
     this.known().forEach(([name, quantity]) => adapt(name, quantity, this.scenes[0].shared))
     this.lay()
+  }
+
+  // Draws events of several scenes one below the other: their tracks at the top, all but the first scene later or earlier than it is.
+  align(events) {
+    const [first] = events.values()
+    const shown = this.scenes.filter(({key}) => events.has(key))
+    this.scenes.forEach((scene) => { scene.shift = 0 })
+    shown.forEach((scene) => { scene.shift = first.start - events.get(scene.key).start })
+    this.rows.raise([...new Set(shown.map((scene) => trackAt(scene, events.get(scene.key).row)))])
+    this.lay()
+    this.schedule()
+  }
+
+  shiftOf(key) {
+    return this.scenes.find((scene) => scene.key == key)?.shift ?? 0
   }
 
   // The quantities of which the first rank has any; where nothing is computed again, MFU says it all.
@@ -100,14 +119,13 @@ class Timeline {
     const shown = [...above.map((track) => figures.get(track)), main, ...below.filter((track) => this.rows.shows(track)).map((track) => figures.get(track))]
     if (shown.length != grid.children.length || shown.some((figure, place) => grid.children[place][0] != figure))
       grid.children = shown.map((figure, row) => [figure, row, 0])
-    this.drawn = null
+    this.laid += 1
     this.overviewed = ""
   }
 
   view() {
-    const {x_range, main, colour, rank} = this.models
-    const width = main.inner_width || 1000
-    return {start: x_range.start, end: x_range.end, pixel: (x_range.end - x_range.start) / width, colour: colour.value, rank: rank.value}
+    const {x_range, main, colour, rank} = this.models, {start, end} = x_range
+    return {start, end, pixel: (end - start) / (main.inner_width || 1000), colour: colour.value, rank: rank.value, laid: this.laid}
   }
 
   stale() {
@@ -118,12 +136,12 @@ class Timeline {
   async draw() {
     const now = this.last = this.view()
     const was = this.drawn
-    const same = was && was.colour == now.colour && was.rank == now.rank && Math.abs(was.pixel / now.pixel - 1) < 1e-6
+    const same = was && was.colour == now.colour && was.rank == now.rank && was.laid == now.laid && Math.abs(was.pixel / now.pixel - 1) < 1e-6
     if (!same || now.start < was.from || now.end > was.to) {
       const reach = OVERSCAN * (now.end - now.start)
       const drawn = {...now, from: now.start - reach, to: now.end + reach}
       await this.painted(Promise.all(this.scenes.map(async (scene) => {
-        scene.seen = await this.source.window(scene.key, drawn.from, drawn.to, level(scene.shared, now.pixel))
+        scene.seen = await this.source.window(scene.key, drawn.from - scene.shift, drawn.to - scene.shift, level(scene.shared, now.pixel))
       })))
       this.drawn = drawn
       this.events = this.fill(drawn, this.scenes, (scene, lane) => scene.places.get(lane.row.join()))
@@ -159,19 +177,19 @@ class Timeline {
     const out = new Rectangles(pixel)
     const height = 1 - 2 * PAD
     scenes.forEach((scene, number) => {
-      const {seen} = scene, at = level(seen, pixel)
+      const {seen, shift} = scene, at = level(seen, pixel)
       for (const lane of seen.lanes) {
         const row = placed(scene, lane)
         if (row === undefined || !only(lane))
           continue
         const floor = -row - 1 + PAD
-        bars(seen, lane, at, from, to, (bar) => {
+        bars(seen, lane, at, from - shift, to - shift, (bar) => {
           const share = LEAST + (1 - LEAST) * seen.columns.bar_share[bar] / 255
-          out.add(seen.bar_start[bar], seen.bar_end[bar], floor, floor + share * height,
+          out.add(seen.bar_start[bar] + shift, seen.bar_end[bar] + shift, floor, floor + share * height,
                   this.paint(scene, lane, seen.bar_event[bar], colour), -1 - bar - number * SCENE)
         })
-        events(seen, lane, at, from, to, (event) => {
-          out.add(seen.start[event], seen.end[event], floor, floor + height, this.paint(scene, lane, event, colour), event + number * SCENE)
+        events(seen, lane, at, from - shift, to - shift, (event) => {
+          out.add(seen.start[event] + shift, seen.end[event] + shift, floor, floor + height, this.paint(scene, lane, event, colour), event + number * SCENE)
         })
       }
     })

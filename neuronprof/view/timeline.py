@@ -1,7 +1,8 @@
 """The timeline as a Bokeh layout: it shows inline in a notebook, pages and the server's page are built around it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from neuronprof.errors import NeuronprofError
@@ -143,24 +144,33 @@ def what(traces: Sequence["TraceFile"], ranks: Sequence[Sequence[int]], extent: 
         for kind, groups in _groups(trace.metadata, ranks[number]).items():
             title = f"{kind}s" + (f" of {trace.path.name}" if several else "")
             choices[title] = [
-                (",".join(f"{number}/{rank}" for rank in members[:MOST_TOGETHER]), f"{kind} {group}")
+                (",".join(f"{number}/{rank}" for rank in members[:MOST_TOGETHER]), group)
                 for group, members in groups.items()
             ]
     return Shown({kind: pairs for kind, pairs in choices.items() if pairs}, names, *extent)
 
 
-def _groups(metadata: Mapping[str, Any], ranks: Sequence[int]) -> dict[str, dict[int, list[int]]]:
-    """The chips and pipeline stages with several of the ranks."""
+def _groups(metadata: Mapping[str, Any], ranks: Sequence[int]) -> dict[str, dict[str, list[int]]]:
+    """By kind, the names and the ranks of chips, pipeline stages and groups along mesh axes that have several of the ranks."""
     machine, pipeline = metadata.get("machine") or {}, metadata.get("pipeline") or {}
     each, stages = int(machine.get("ranks_per_chip") or 1), int(pipeline.get("count") or 1)
-    keys = {"Chip": lambda rank: rank // each}
+    keys: dict[str, Callable[[int], str]] = {"Chip": lambda rank: f"Chip {rank // each}"}
     if stages > 1:
-        keys["Stage"] = lambda rank: rank // int(pipeline.get("stride") or 1) % stages
-    found: dict[str, dict[int, list[int]]] = {kind: {} for kind in keys}
+        keys["Stage"] = lambda rank: f"Stage {rank // int(pipeline.get('stride') or 1) % stages}"
+    sizes = metadata.get("mesh") or {}
+    for axis, stride in ((metadata.get("layout") or {}).get("strides") or {}).items():
+        keys[f"{axis} group"] = partial(_along, axis, int(sizes[axis]), int(stride))
+    found: dict[str, dict[str, list[int]]] = {kind: {} for kind in keys}
     for kind, group in keys.items():
         for rank in ranks:
             found[kind].setdefault(group(rank), []).append(rank)
     return {kind: groups for kind, groups in found.items() if any(len(members) > 1 for members in groups.values())}
+
+
+def _along(axis: str, size: int, stride: int, rank: int) -> str:
+    """What the group of a rank along a mesh axis is called: 'dp: ranks 1 to 15 by 2'."""
+    first = rank - rank // stride % size * stride
+    return f"{axis}: ranks {first} to {first + (size - 1) * stride}" + (f" by {stride}" if stride > 1 else "")
 
 
 def layout(shown: Shown, source: Mapping[str, Any], colour: str) -> "UIElement":

@@ -100,6 +100,31 @@ def test_throttled_is_where_the_array_was_cold(trace):
     assert [(start, end) for start, end, _ in detail.header["bands"]["throttled"]] == [(0, 2), (6, 8)]
 
 
+def test_ranks_are_grouped_by_chip_stage_and_mesh_axis(trace):
+    # Eight ranks, tp 2 x dp 2 x pp 2, of which tp is the innermost and pp the outermost one; of stage 1 only rank 6 is in the trace.
+    mesh = {"mesh": {"tp": 2, "dp": 2, "pp": 2}, "layout": {"strides": {"tp": 1, "dp": 2, "pp": 4}}}
+    opened = trace([], pipeline={"count": 2, "stride": 4}, machine={"ranks_per_chip": 4}, **mesh)
+    shown = timeline.what([opened], [[0, 1, 2, 3, 6]], (0, 1))
+    assert {
+        kind: dict((title, keys) for keys, title in pairs) for kind, pairs in shown.choices.items() if kind != "Ranks"
+    } == {
+        "Chips": {"Chip 0": "0/0,0/1,0/2,0/3", "Chip 1": "0/6"},
+        "Stages": {"Stage 0": "0/0,0/1,0/2,0/3", "Stage 1": "0/6"},
+        "tp groups": {"tp: ranks 0 to 1": "0/0,0/1", "tp: ranks 2 to 3": "0/2,0/3", "tp: ranks 6 to 7": "0/6"},
+        "dp groups": {
+            "dp: ranks 0 to 2 by 2": "0/0,0/2",
+            "dp: ranks 1 to 3 by 2": "0/1,0/3",
+            "dp: ranks 4 to 6 by 2": "0/6",
+        },
+        "pp groups": {
+            "pp: ranks 0 to 4 by 4": "0/0",
+            "pp: ranks 1 to 5 by 4": "0/1",
+            "pp: ranks 2 to 6 by 4": "0/2,0/6",
+            "pp: ranks 3 to 7 by 4": "0/3",
+        },
+    }
+
+
 def test_a_rank_that_was_slowed_says_by_what_in_all_its_steps(trace):
     from neuronprof.analyze.pyramid.build import build
 

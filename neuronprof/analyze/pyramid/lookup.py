@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from neuronprof.analyze.pyramid.build import alike_of
 from neuronprof.analyze.pyramid.store import Detail
+from neuronprof.terms import COMPUTE_ENGINES
 
 SEARCHED = ("op_name", "name", "layer", "source")
 MOST_RELEASED = 20
@@ -98,6 +99,13 @@ def of_operator(detail: Detail, name: str) -> NDArray[np.bool_]:
     codes = zip(*(table[column].tolist() for column in columns), strict=True)
     called = (" ".join(filter(None, (known[code] for known, code in zip(words, row, strict=True)))) for row in codes)
     return np.array([one == name for one in called], bool)
+
+
+def computing(detail: Detail, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Those of the wanted rows of the alike table that compute, if any do; else all of them."""
+    computes = np.array([engine in COMPUTE_ENGINES for engine in detail.header["words"]["engine"]] + [False])
+    among = wanted & computes[alike_of(detail)["engine"]]
+    return among if among.any() else wanted
 
 
 def find(detail: Detail, wanted: NDArray[np.bool_], after: int, step: int) -> int | None:

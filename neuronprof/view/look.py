@@ -56,7 +56,8 @@ TABLE_CSS = f"""
 .slick-row.odd {{ background: var(--wash, #f6f7f9); }}
 .slick-row.slick-row, .slick-header-column.slick-header-column {{ font-size: 12px; }}
 .quantity {{ float: right; }}
-.slick-cell.slick-cell {{ border: none; border-bottom: 1px solid {_LINE}; padding: 3px 6px; font-variant-numeric: tabular-nums; text-overflow: ellipsis; }}
+.slick-cell.slick-cell {{ border: none; border-bottom: 1px solid {_LINE}; padding: 3px 6px; font-variant-numeric: tabular-nums;
+  text-overflow: ellipsis; }}
 """
 
 

@@ -106,7 +106,7 @@ def test_ranks_are_grouped_by_chip_stage_and_mesh_axis(trace):
     opened = trace([], pipeline={"count": 2, "stride": 4}, machine={"ranks_per_chip": 4}, **mesh)
     shown = timeline.what([opened], [[0, 1, 2, 3, 6]], (0, 1))
     assert {
-        kind: dict((title, keys) for keys, title in pairs) for kind, pairs in shown.choices.items() if kind != "Ranks"
+        kind: {title: keys for keys, title in pairs} for kind, pairs in shown.choices.items() if kind != "Ranks"
     } == {
         "Chips": {"Chip 0": "0/0,0/1,0/2,0/3", "Chip 1": "0/6"},
         "Stages": {"Stage 0": "0/0,0/1,0/2,0/3", "Stage 1": "0/6"},

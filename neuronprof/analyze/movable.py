@@ -10,6 +10,7 @@ from neuronprof import formula
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, distinct
 from neuronprof.analyze.flow import quantity
 from neuronprof.analyze.intervals import length
+from neuronprof.errors import NeuronprofError
 from neuronprof.formula import Formula
 from neuronprof.terms import Engine
 from neuronprof.trace import schema
@@ -98,8 +99,11 @@ def _known(context: Context) -> bool:
 
 def _seconds(operands: str, engine: Engine, context: Context) -> float:
     """How long an instruction would take on an engine: its own formula, or that of the vector engine with its numbers."""
-    kept = context.metadata["formulas"]
-    text = kept[engine]["text"] if engine in kept else kept[Engine.VECTOR]["text"].replace("vector.", f"{engine}.")
-    numbers: dict[str, Any] = {name: q["value"] for name, q in context.metadata["machine"]["quantities"].items()}
-    numbers |= {name: given["value"] for name, given in context.metadata["given"].items()}
-    return float(Formula(text, {}).evaluate(ChainMap(formula.read(operands)[1], numbers))[formula.RESULT])
+    try:
+        kept = context.metadata["formulas"]
+        text = kept[engine]["text"] if engine in kept else kept[Engine.VECTOR]["text"].replace("vector.", f"{engine}.")
+        numbers: dict[str, Any] = {name: q["value"] for name, q in context.metadata["machine"]["quantities"].items()}
+        numbers |= {name: given["value"] for name, given in context.metadata["given"].items()}
+        return float(Formula(text, {}).evaluate(ChainMap(formula.read(operands)[1], numbers))[formula.RESULT])
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise NeuronprofError("The formulas of the trace cannot be read; record it again.") from error

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         storage.check(args.output)
     for path in paths:
-        if not path.exists():
+        if not _exists(path):
             raise NeuronprofError(f"There is no file {path}; check the path.")
     found = _import(paths, args.output, args.json) if args.output else _glance(paths, args.json)
     if args.json:
@@ -60,6 +60,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(found)
     return 0
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _import(paths: Sequence[Path], output: str, quiet: bool) -> dict[str, Any]:

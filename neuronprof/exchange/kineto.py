@@ -50,11 +50,11 @@ class Names:
     _codes: dict[str, int] = field(default_factory=dict)
 
     def code(self, text: Any) -> int:
-        """The code of a text."""
-        known = self._codes.get(text)
+        """The code of a text; anything else is taken as its text, and half of a surrogate pair as a question mark."""
+        known = self._codes.get(text) if type(text) is str else self._codes.get(text := str(text))
         if known is None:
             known = self._codes[text] = len(self.texts)
-            self.texts.append(str(text))
+            self.texts.append(text.encode("utf-8", "replace").decode())
         return known
 
 

@@ -1,7 +1,6 @@
 """Opens a trace, one file or a folder of parts, and reads the columns that are asked for."""
 
 import base64
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neuronprof.errors import NeuronprofError
-from neuronprof.trace import schema, storage
+from neuronprof.trace import metadata, schema, storage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +60,13 @@ class TraceFile:
         """A small table that stands in the metadata."""
         if not self._tables.get(key):
             return columns.empty_table()
-        with pa.ipc.open_stream(base64.b64decode(self._tables[key])) as stream:
-            return stream.read_all()
+        try:
+            with pa.ipc.open_stream(base64.b64decode(self._tables[key])) as stream:
+                found = stream.read_all()
+            found.validate(full=True)
+            return found
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged() from error
 
     @cached_property
     def chips(self) -> list[int]:
@@ -130,16 +134,16 @@ class TraceFile:
         table = self._columns_of(part, groups, names)
         for name, value in conditions.items():
             table = table.filter(pc.equal(table[name], value))
-        return table.cast(pa.schema([schema.ARROW.field(name) for name in names]))
+        return table
 
     def _distinct(self, name: str) -> list[int]:
         """The values of an integer column, sorted; row groups that have but one are not read, as their statistics name it."""
         found: set[int] = set()
         for part in self._parts:
-            position = part.schema_arrow.names.index(name)
+            position = _positions(part)[name]
             for group in range(part.metadata.num_row_groups):
-                statistics = part.metadata.row_group(group).column(position).statistics
-                if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
+                statistics = _statistics(part, group, position)
+                if statistics is not None and statistics.min == statistics.max:
                     found.add(int(statistics.min))
                 else:
                     found.update(pc.unique(self._columns_of(part, [group], [name])[name]).to_pylist())
@@ -150,23 +154,62 @@ class TraceFile:
             table = part.read_row_groups(groups, columns=names)
             for name in set(names).difference(table.column_names):  # of a later version than the trace
                 table = table.append_column(name, pa.nulls(table.num_rows, schema.BY_NAME[name].type))
-            return table.select(names)
+            table = table.select(names).cast(pa.schema([schema.ARROW.field(name) for name in names]))
         except (pa.ArrowException, OSError) as error:
-            raise NeuronprofError(f"{self.path} is damaged and cannot be read; record it again.") from error
+            raise self._damaged() from error
+        if wrong := _impossible(part, groups, names) or _gaps(table):
+            raise NeuronprofError(f"{self.path} is damaged: {wrong}; record it again.")
+        return table
+
+    def _damaged(self) -> NeuronprofError:
+        return NeuronprofError(f"{self.path} is damaged and cannot be read; record it again.")
+
+
+# What a column can hold, as far as its statistics tell.
+_LIMITS = {
+    "step": (-1, 2**31), "chip": (0, 2**31), "core": (-1, 2**15), "rank": (0, 2**31),
+    "start_ts": (-metadata.LATEST, metadata.LATEST), "duration_ns": (0, metadata.LATEST),
+}  # fmt: skip
+
+
+def _impossible(part: pq.ParquetFile, groups: list[int], names: list[str]) -> str:
+    """What no trace holds, as a negative duration; '' if there is nothing of the kind."""
+    position = _positions(part)
+    for name in _LIMITS.keys() & set(names):
+        low, high = _LIMITS[name]
+        for group in groups:
+            statistics = _statistics(part, group, position[name])
+            if statistics is not None and not low <= statistics.min <= statistics.max < high:
+                return f"{name} goes from {statistics.min} to {statistics.max}"
+    return ""
+
+
+def _gaps(table: pa.Table) -> str:
+    """A number that events cannot lack; '' if none is missing."""
+    needed = (name for name in table.column_names if name not in schema.STRINGS and name not in schema.LATER)
+    return next((f"events without {name}" for name in needed if name != "deps" and table[name].null_count), "")
+
+
+def _positions(part: pq.ParquetFile) -> dict[str, int]:
+    """Where each column stands in a row group."""
+    return {name: position for position, name in enumerate(part.schema_arrow.names)}
+
+
+def _statistics(part: pq.ParquetFile, group: int, position: int) -> Any:
+    """Least and most of a column in a row group; None where the file does not tell."""
+    found = part.metadata.row_group(group).column(position).statistics
+    return found if found is not None and found.has_min_max else None
 
 
 def _row_groups(part: pq.ParquetFile, conditions: dict[str, int]) -> tuple[list[int], bool]:
     """Row groups that can hold matching rows, and whether all their rows match."""
-    position = {
-        name: part.schema_arrow.names.index(name) for name in conditions
-    }  # flat columns come before the one list
+    position = _positions(part)
     groups, exact = [], True
     for group in range(part.metadata.num_row_groups):
         ranges = []
         for name, value in conditions.items():
-            statistics = part.metadata.row_group(group).column(position[name]).statistics
-            known = statistics is not None and statistics.has_min_max
-            ranges.append((statistics.min, value, statistics.max) if known else (value - 1, value, value + 1))
+            known = _statistics(part, group, position[name])
+            ranges.append((value - 1, value, value + 1) if known is None else (known.min, value, known.max))
         if all(low <= value <= high for low, value, high in ranges):
             groups.append(group)
             exact = exact and all(low == high for low, _, high in ranges)
@@ -175,14 +218,11 @@ def _row_groups(part: pq.ParquetFile, conditions: dict[str, int]) -> tuple[list[
 
 def _touches(part: pq.ParquetFile, group: int, between: tuple[int, int]) -> bool:
     """Whether a row group can have events that touch the time between two times."""
-    start, duration = (
-        part.metadata.row_group(group).column(part.schema_arrow.names.index(name)).statistics
-        for name in ("start_ts", "duration_ns")
-    )
-    if start is None or not start.has_min_max:
+    position = _positions(part)
+    start, duration = (_statistics(part, group, position[name]) for name in ("start_ts", "duration_ns"))
+    if start is None:
         return True
-    late_enough = duration is None or not duration.has_min_max or start.max + duration.max > between[0]
-    return bool(start.min < between[1] and late_enough)
+    return bool(start.min < between[1] and (duration is None or start.max + duration.max > between[0]))
 
 
 def open_trace(path: str | Path) -> TraceFile:
@@ -204,10 +244,10 @@ def open_trace(path: str | Path) -> TraceFile:
             f"{path} is a Parquet file but not a neuronprof trace: it has no neuronprof metadata; "
             "record one with neuronprof record."
         )
-    metadata = _metadata(last[schema.METADATA_KEY], path)
+    about = metadata.read(last[schema.METADATA_KEY], str(path))
     for part in parts:
         _check_columns(part, path)
-    return TraceFile(path, parts, metadata, last)
+    return TraceFile(path, parts, about, last)
 
 
 def _part_files(path: Path) -> list[Path]:
@@ -248,21 +288,23 @@ def _open_part(file: Path, path: Path) -> pq.ParquetFile:
         raise NeuronprofError(f"{name} is truncated or damaged; record it again.") from error
 
 
-def _metadata(text: bytes, path: Path) -> dict[str, Any]:
-    try:
-        metadata = json.loads(text)
-        major = int(str(metadata["schema_version"]).split(".")[0])
-    except (ValueError, KeyError, TypeError) as error:
-        raise NeuronprofError(f"{path} has unreadable neuronprof metadata; record it again.") from error
-    if major > int(schema.VERSION.split(".")[0]):
-        raise NeuronprofError(
-            f"{path} has trace schema {metadata['schema_version']}, this neuronprof reads {schema.VERSION}; "
-            "install a newer neuronprof."
-        )
-    return metadata
-
-
 def _check_columns(part: pq.ParquetFile, path: Path) -> None:
-    present = set(part.schema_arrow.names)
+    present = {field.name: field.type for field in part.schema_arrow}
     if missing := [name for name in schema.NAMES if name not in present and name not in schema.LATER]:
         raise NeuronprofError(f"{path} is not a complete trace: it lacks the column {missing[0]}.")
+    for column in schema.COLUMNS:
+        found = present.get(column.name, column.type)
+        if not _alike(found, column.type):
+            raise NeuronprofError(
+                f"{path} is not a trace that can be read: its column {column.name} holds {found}, not {column.type}."
+            )
+
+
+def _alike(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a column can be read as the schema's type: whole numbers as whole numbers, texts as texts."""
+    if pa.types.is_dictionary(wanted):
+        found = found.value_type if pa.types.is_dictionary(found) else found
+        return pa.types.is_string(found) or pa.types.is_large_string(found)
+    if pa.types.is_list(wanted):
+        return pa.types.is_list(found) and pa.types.is_integer(found.value_type)
+    return pa.types.is_integer(found)

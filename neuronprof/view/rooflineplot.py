@@ -41,8 +41,9 @@ def figure(table: "pd.DataFrame", machine: Mapping[str, Any]) -> "Figure":
     look.name_axes(plot)
     _roofs(plot, points, machine)
     _operators(plot, points)
-    plot.legend.location, plot.legend.click_policy = "bottom_right", "hide"
-    look.legend(plot)
+    if plot.legend:
+        plot.legend.location, plot.legend.click_policy = "bottom_right", "hide"
+        look.legend(plot)
     return plot
 
 

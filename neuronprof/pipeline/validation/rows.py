@@ -89,12 +89,12 @@ def read_rows(path: str | Path) -> list[Row | Unreadable]:
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            lines = list(reader)
+            lines, names = list(reader), reader.fieldnames or ()
     except FileNotFoundError:
         raise NeuronprofError(f"There is no file {path}; give a CSV of measured training steps.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise NeuronprofError(f"{path} cannot be read as CSV: {error}.") from None
-    missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+    missing = [name for name in _NEEDED if name not in names]
     if missing:
         raise NeuronprofError(f"{path} has no column '{missing[0]}'; measured steps need {', '.join(_NEEDED)}.")
     if not lines:

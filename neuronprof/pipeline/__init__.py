@@ -113,9 +113,9 @@ def region(name: str) -> Iterator[None]:
 
 
 def _current() -> Any:
-    """The engine that records, if any; asks without importing PyTorch."""
-    module = sys.modules.get("neuronprof.capture.engine")
-    return module.current() if module else None
+    """What records, if anything does; asks without importing PyTorch or JAX."""
+    modules = (sys.modules.get(name) for name in ("neuronprof.capture.engine", "neuronprof.capture.jax.calls"))
+    return next((found for module in modules if module and (found := module.current())), None)
 
 
 def _say(text: str) -> None:

@@ -170,7 +170,7 @@ def test_a_training_script_against_pencil_and_paper(tmp_path):
     at_peak = trace.metadata["memory_fit"]["at_peak"]
     assert (at_peak["weights"], at_peak["optimizer_state"]) == (2 * parameters, 2 * parameters)
     assert trace.metadata["parameters"] == IN * HIDDEN + HIDDEN * OUT
-    assert set(trace.operators["phase"]) == {"forward", "backward", "optimizer"}
+    assert set(trace.operators["phase"]) == {"forward", "backward", "optimizer", "other"}  # other: the loss is read
     assert any(source.endswith("train.py:4") for source in trace.operators["source"])
 
 
@@ -223,9 +223,6 @@ def test_an_error_is_the_scripts_own(tmp_path):
     run, _ = record(tmp_path, script="import jax\nprint('nothing')\n")
     assert run.returncode == 2
     assert "No training step was found" in run.stderr
-    run, _ = record(tmp_path, script="import jax\njax.distributed.initialize()\njax.pmap(lambda x: x)\n")
-    assert run.returncode == 2
-    assert "jax.pmap, which is not recorded" in run.stderr
 
 
 def test_names_in_a_called_computation_are_relative_to_the_caller():

@@ -1,6 +1,8 @@
 """Arrays without values: they have shape, dtype and sharding, and stand where JAX expects an array."""
 
-from typing import Any
+import operator
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -13,6 +15,8 @@ class SimArray(core.Tracer):
     """An array of which only the type exists; asked for numbers, it gives ones."""
 
     __slots__ = ("_placed",)
+
+    on_read: ClassVar[Callable[["SimArray"], None]] = staticmethod(lambda _array: None)
 
     def __init__(self, aval: core.ShapedArray, placed: Any = None) -> None:
         """Wraps a type. placed: its sharding (None: on the first device)."""
@@ -27,6 +31,7 @@ class SimArray(core.Tracer):
         """No value is known."""
 
     def _ones(self) -> np.ndarray:
+        type(self).on_read(self)
         if self.aval.size <= _MOST_MATERIALISED:
             return np.ones(self.aval.shape, self.aval.dtype)
         return np.broadcast_to(np.ones((), self.aval.dtype), self.aval.shape)
@@ -43,19 +48,19 @@ class SimArray(core.Tracer):
         return self._ones().item(*args)
 
     def __float__(self) -> float:
-        return 1.0
+        return float(self._ones())
 
     def __int__(self) -> int:
-        return 1
+        return int(self._ones())
 
     def __index__(self) -> int:
-        return 1
+        return operator.index(self._ones())
 
     def __bool__(self) -> bool:
-        return True
+        return bool(self._ones())
 
     def __format__(self, specification: str) -> str:
-        return format(1.0, specification) if self.aval.size == 1 else repr(self)
+        return format(self._ones()[()], specification) if self.aval.size == 1 else repr(self)
 
     def __repr__(self) -> str:
         return f"Array({self.aval.str_short()}, no values)"

@@ -31,9 +31,10 @@ class Assembler:
     def __init__(self, translated: dict[Function, Translated], carried: Carried) -> None:
         self._translated, self._carried = translated, carried
         self._signatures: dict[Signature, int] = {}
-        self._modules, self._sources = _Names(), _Names()
+        self._modules, self._sources, self._regions = _Names(), _Names(), _Names()
         self._signature: list[int] = []
         self._phase: list[int] = []
+        self._region: list[int] = []
         self._place: list[tuple[int, int]] = []
         self._operands: list[int] = []
         self._ends = [0]
@@ -45,6 +46,7 @@ class Assembler:
         self._name: list[str] = []
         self._stays: set[int] = set()
         self._of_array: dict[int, int] = {}
+        self._arrived: set[int] = set()
 
     def segment(self, number: int, calls: Sequence[Call], last: bool) -> Segment:
         """Appends a step. last: what it makes for the next one stays alive."""
@@ -76,13 +78,14 @@ class Assembler:
             phase=np.array(self._phase, np.int8),
             module=np.array(modules, np.int32),
             source=np.array(sources, np.int32),
-            region=np.zeros(n, np.int32),
+            region=np.array(self._region, np.int32),
             forward=np.full(n, -1, np.int32),
             operand_ptr=np.array(self._ends, np.int64),
             operands=np.array(self._operands, np.int32),
             buffers=buffers,
             modules=tuple(self._modules.number),
             sources=tuple(self._sources.number),
+            regions=tuple(self._regions.number),
             collectives=self._calls,
         )
 
@@ -91,10 +94,25 @@ class Assembler:
         local = self._arguments(call, module)
         for operator in module.operators:
             self._operator(operator, local, module.buffers, updates)
+        self._region += [self._regions.of(call.region)] * len(module.operators)
+        if call.function.moved is not None:
+            self._moved(call, module, local)
+        else:
+            self._computed(call, module, local, last)
+
+    def _moved(self, call: Call, module: Translated, local: dict[int, int]) -> None:
+        """What arrives from the host is an input that is used up in the step."""
+        for result, array in zip(module.results, call.outputs, strict=True):
+            self._of_array[array] = buffer = local[result]
+            self._role[buffer] = Role.INPUTS
+            self._arrived.add(buffer)
+
+    def _computed(self, call: Call, module: Translated, local: dict[int, int], last: bool) -> None:
+        """Arguments that come back changed are garbage now, the others stay; results are held until the next step takes them."""
         end = max(len(self._signature) - 1, 0)
         for position, (parameter, donated) in enumerate(zip(module.parameters, call.donated, strict=True)):
             buffer = local[parameter]
-            if not self._carried.replaced(call.function, position):
+            if not self._carried.replaced(call.function, position) and buffer not in self._arrived:
                 self._stays.add(buffer)
             elif not donated:
                 self._death[buffer] = end
@@ -110,7 +128,7 @@ class Assembler:
             if array not in self._of_array:
                 self._of_array[array] = self._new(module.buffers[parameter], -1)
             local[parameter] = buffer = self._of_array[array]
-            if self._role[buffer] is None:
+            if self._role[buffer] is None and call.function.moved is None:
                 self._role[buffer], self._name[buffer] = self._carried.role(call.function, position)
         return local
 

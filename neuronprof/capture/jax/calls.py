@@ -1,18 +1,22 @@
 """Listens to JAX: each call of a jitted function and each primitive outside one, with the arrays that it takes and makes."""
 
 import weakref
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import jax
+import numpy as np
 from jax._src import core, dispatch, pjit
+from jax._src.array import ArrayImpl
 
+from neuronprof.capture.jax import host
 from neuronprof.capture.jax.arrays import SimArray, nbytes
+from neuronprof.capture.jax.boundaries import Boundaries
 from neuronprof.capture.jax.functions import Function
 from neuronprof.capture.patching import Patches
-from neuronprof.errors import NeuronprofError
 
 # Under `--values none` what is larger has no values; under `auto` nothing has, once a call is larger than a laptop would like.
 _SMALL = 1 << 18
@@ -22,25 +26,31 @@ _MOVES = ("device_put", "copy", "copy_p", "sharding_constraint")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call. inputs, outputs: numbers of arrays, the same for the same array; donated: inputs whose memory the outputs may take."""
+    """A call. inputs, outputs: numbers of arrays, the same for the same array; donated: inputs whose memory the outputs may take.
+
+    region: what the script named it, outer/inner.
+    """
 
     function: Function
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    donated: tuple[bool, ...]
+    donated: tuple[bool, ...] = ()
+    region: str = ""
 
 
 @dataclass
 class Listener:
     """Executes calls, with values or without, and keeps a list of them.
 
-    values: real, none or auto; step: is called with each call of a function that differentiates, before it runs.
+    values: real, none or auto; boundaries: is told of what may begin or end a step.
     """
 
     values: str
-    step: Callable[[Function], None]
+    boundaries: Boundaries
     calls: list[Call] = field(default_factory=list)
     computes: bool = True
+    _regions: list[str] = field(default_factory=list)
+    _on_host: set[int] = field(default_factory=set)
     _functions: dict[Hashable, Function] = field(default_factory=dict)
     _numbers: dict[int, tuple[Any, int]] = field(default_factory=dict)
     _count: int = 0
@@ -53,15 +63,39 @@ class Listener:
         """What the summary says of the values: real or none."""
         return "real" if self.computes else "none"
 
-    def install(self, patches: Patches) -> None:
-        """Listens until patches is undone."""
+    @contextmanager
+    def installed(self, patches: Patches) -> Iterator[None]:
+        """Listens while the block runs, and until patches is undone."""
+        global _listening
+        self._listen(patches)
+        _listening = self
+        try:
+            yield
+        finally:
+            _listening = None
+
+    def _listen(self, patches: Patches) -> None:
         patches.wrap(core.EvalTrace, "process_primitive", self._primitive)
         patches.wrap(core, "check_eval_args", _check)
         patches.wrap(pjit, "_pjit_call_impl_python", self._jitted)
         patches.wrap(dispatch, "_batched_device_put_impl", self._put)
-        patches.set(jax, "pmap", _refuse_pmap)
+        patches.set(ArrayImpl, "_value", property(partial(self._read, ArrayImpl._value.fget)))
+        patches.set(SimArray, "on_read", self._download)
         patches.set(jax.distributed, "initialize", lambda *_args, **_options: None)  # this process is the whole job
         patches.set(pjit, "_get_fastpath_data", lambda *_args, **_options: None)  # the fast path would pass us by
+
+    def mark_step(self) -> None:
+        """Ends a step by hand; once called, only such marks are boundaries."""
+        self.boundaries.mark(len(self.calls))
+
+    @contextmanager
+    def region(self, name: str) -> Iterator[None]:
+        """Names the calls inside."""
+        self._regions.append(name)
+        try:
+            yield
+        finally:
+            self._regions.pop()
 
     def number(self, array: Any) -> int:
         """The number of an array; numpy arrays and Python numbers are new each time."""
@@ -100,6 +134,8 @@ class Listener:
             SimArray(aval, p if hasattr(p, "device_set") else None) for aval, p in zip(made, placed, strict=False)
         ]
         self._note(primitive, args, params, outputs)
+        for before, after in zip(args, outputs, strict=False):
+            self._upload(before, after)
         return outputs if primitive.multiple_results else outputs[0]
 
     def _put(self, original: Callable[..., Any], *arrays: Any, **each: Any) -> list[Any]:
@@ -112,6 +148,8 @@ class Listener:
                 strict=True,
             )
         )
+        for i in there:
+            self._upload(arrays[i], placed[i])
         for i in set(range(len(arrays))).difference(there):
             target = each["devices"][i]
             placed[i] = SimArray(arrays[i].aval, target if hasattr(target, "device_set") else None)
@@ -156,17 +194,45 @@ class Listener:
 
     def _announce(self, function: Function) -> None:
         if function.differentiates:
-            self.step(function)
+            # The first call may find its arguments elsewhere than the later ones: another function, but the same step.
+            shapes = tuple((aval.shape, str(aval.dtype)) for aval in function.avals)
+            self.boundaries.differentiates(len(self.calls), (function.name, shapes))
 
     def _keep(self, function: Function, args: Sequence[Any], outputs: Sequence[Any], donated: Sequence[bool]) -> None:
+        sent = [isinstance(a, np.ndarray) for a in args]
+        for array, sharding in zip(args, function.taken if any(sent) else sent, strict=True):
+            self._upload(array, array, sharding)
         numbers = tuple(self.number(a) for a in args)
-        self.calls.append(Call(function, numbers, tuple(self.number(o) for o in outputs), tuple(donated)))
+        self._append(Call(function, numbers, tuple(self.number(o) for o in outputs), tuple(donated)))
+
+    def _append(self, call: Call) -> None:
+        self.calls.append(replace(call, region="/".join(self._regions)))
+
+    def _upload(self, before: Any, after: Any, sharding: Any = None) -> None:
+        """Notes that an array of numpy went to the device; single numbers go with the launch."""
+        if isinstance(before, np.ndarray) and before.size > 1:
+            self._append(
+                Call(host.upload(after, sharding or getattr(after, "sharding", None)), (), (self.number(after),))
+            )
+
+    def _download(self, array: Any) -> None:
+        """Notes that the script reads an array, which is on the host then."""
+        number = self.number(array)
+        if number not in self._on_host:
+            self._on_host.add(number)
+            self._append(Call(host.download(array), (number,), (), (False,)))
+
+    def _read(self, original: Callable[[Any], Any], array: Any) -> Any:
+        self._download(array)
+        return original(array)
 
 
-def _refuse_pmap(*_args: Any, **_options: Any) -> NoReturn:
-    raise NeuronprofError(
-        "The script uses jax.pmap, which is not recorded; use jax.jit with sharded arrays, or shard_map."
-    )
+_listening: Listener | None = None
+
+
+def current() -> Listener | None:
+    """The one that listens, if any."""
+    return _listening
 
 
 def _check(_original: Callable[..., Any], args: Sequence[Any]) -> None:

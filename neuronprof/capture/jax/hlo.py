@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from neuronprof.graph.ir import Tensor
 
@@ -12,6 +13,7 @@ DTYPES = {
     "f8e4m3fn": "float8_e4m3fn", "f8e5m2": "float8_e5m2", "f8e4m3fnuz": "float8_e4m3fnuz", "f8e5m2fnuz": "float8_e5m2fnuz",
     "s4": "int8", "u4": "uint8",
 }  # fmt: skip
+_NOBODYS = (str(Path(__file__).parents[2]), "<frozen ")  # files that only run what the script called
 _HEAD = re.compile(r"^\s*(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = ")
 _TYPE = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{[^}]*\})?")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
@@ -62,7 +64,7 @@ class Module:
             file, line, caller = self.frames[frame]
             if file.startswith(folder) and "site-packages" not in file:
                 return f"{file}:{line}"
-            innermost = innermost or f"{file}:{line}"
+            innermost = innermost or ("" if file.startswith(_NOBODYS) else f"{file}:{line}")
             frame = caller
         return innermost
 

@@ -1,18 +1,19 @@
 """The kept steps of a JAX script as a Recording."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
 
+from neuronprof.capture.jax import host
 from neuronprof.capture.jax.assemble import Assembler
+from neuronprof.capture.jax.boundaries import Boundaries
 from neuronprof.capture.jax.calls import Call, Listener, work
 from neuronprof.capture.jax.functions import Function
 from neuronprof.capture.jax.hlo import parse
 from neuronprof.capture.jax.roles import Carried
-from neuronprof.capture.jax.translate import translate
+from neuronprof.capture.jax.translate import Translated, translate
 from neuronprof.capture.options import CaptureOptions
-from neuronprof.capture.steps import period
 from neuronprof.graph.groups import ReplicaGroup
 from neuronprof.graph.ir import Recording
 from neuronprof.terms import Role
@@ -21,13 +22,9 @@ from neuronprof.terms import Role
 class Recorded:
     """What was called, cut into steps. steps: ranges in the calls; empty where there is none."""
 
-    def __init__(
-        self, listener: Listener, marks: Sequence[tuple[int, Hashable]], folder: str, options: CaptureOptions
-    ) -> None:
+    def __init__(self, listener: Listener, boundaries: Boundaries, folder: str, options: CaptureOptions) -> None:
         self._listener, self._folder, self._options = listener, folder, options
-        starts = _starts(marks) or _inferences(listener.calls)
-        ends = [*starts[1:], len(listener.calls)] if starts else []
-        self.steps = [(a, b) for a, b in zip(starts, ends, strict=True) if b > a]
+        self.steps = boundaries.steps(len(listener.calls), lambda: _inferences(listener.calls))
 
     def recording(self, script: str, argv: tuple[str, ...]) -> Recording:
         """The Recording of the steps to keep.
@@ -40,7 +37,7 @@ class Recorded:
         calls = self._listener.calls[: kept[-1][1]]
         groups = _Groups(calls)
         translated = {
-            function: translate(parse(function.hlo), self._folder, groups.of)
+            function: _translated(function, self._folder, groups)
             for function in dict.fromkeys(c.function for c in calls[kept[0][0] :])
         }
         carried = Carried(calls, translated)
@@ -53,12 +50,10 @@ class Recorded:
         return replace(recording, world=groups.world, axes=groups.axes)
 
 
-def _starts(marks: Sequence[tuple[int, Hashable]]) -> list[int]:
-    """Where the steps of a script that trains begin: at every period of its functions that differentiate."""
-    if not marks:
-        return []
-    length = period([key for _, key in marks])
-    return [call for call, _ in marks[::length]]
+def _translated(function: Function, folder: str, groups: "_Groups") -> Translated:
+    if function.moved is not None:
+        return host.translated(function)
+    return translate(parse(function.hlo), folder, groups.of)
 
 
 def _inferences(calls: Sequence[Call]) -> list[int]:

@@ -20,7 +20,7 @@ class Carried:
         self._replaced: dict[Function, set[int]] = defaultdict(set)
         self._results: dict[tuple[Function, int], _Described] = {}
         self._weights: set[int] = set()
-        known = [c for c in calls if c.function in translated]
+        known = [c for c in calls if c.function in translated and c.function.moved is None]
         made = self._find_replaced(known)
         for call in known:
             self._describe(call, translated[call.function])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from neuronprof.capture.jax import opcodes
-from neuronprof.capture.jax.hlo import Instruction, Module
+from neuronprof.capture.jax.hlo import Instruction, Module, contiguous
 from neuronprof.capture.jax.naming import Results, Value, named
 from neuronprof.capture.jax.opnames import Place, place
 from neuronprof.graph.groups import ReplicaGroup
@@ -141,6 +141,8 @@ class _Translator:
             return self._view(i, values[0])
         if i.opcode == "custom-call" and i.word("custom_call_target") in opcodes.ANNOTATIONS:
             return Value(values[0].buffer, i.result[0], values[0].constant)
+        if i.opcode == "copy" and values[0].tensor.stride == contiguous(values[0].tensor.shape):
+            return values[0]  # XLA's later passes take out what copies nothing into another order
         if i.opcode == "dynamic-slice" and _leading(values[0].tensor, i.result[0]):
             return self._alias(i, "aten.select.int", values[0], i.result[0])
         return self._update(i, values[0], values[1]) if i.opcode == "dynamic-update-slice" else None

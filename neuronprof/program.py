@@ -14,11 +14,12 @@ class Opcode(IntEnum):
     """Instructions, with what their four operands mean.
 
     MATMUL: batch, stationary (M), contraction (K), moving (N). ACTIVATE (scalar), TENSOR_TENSOR (two inputs), TENSOR_SCALAR (one input),
-    TENSOR_REDUCE (vector), CUSTOM_OP (gpsimd): elements, passes over them, 1 for one that follows another of its row without a start of
-    its own, 0. MATMUL_TILE, LDWEIGHTS (single instructions of an operator in detail): PE arrays side by side, M, K, N of each. DMA
-    opcodes: bytes, contiguous bytes of it, Access, 0. ATTENTION, ATTENTION_BACKWARD (fused, of chips that run kernels): as MATMUL, its
-    batch counts all products over all heads. COLLECTIVE, SEND, RECV: bytes of one rank's message, ranks, 0, 0. LAUNCH (host): 1 for a
-    single kernel, 0, 0, 0. HOST_SYNC: 0, 0, 0, 0.
+    TENSOR_REDUCE (vector), CUSTOM_OP (gpsimd): elements, passes over them, 1 for one that follows another of its row without a start of its
+    own, 0. MATMUL_TILE, LDWEIGHTS (single instructions of an operator in detail): PE arrays side by side, M, K, N of each. DMA opcodes:
+    bytes, contiguous bytes of it, and on chips that run kernels Access, 0; on others what of the bytes moves only for want of room in SBUF:
+    read again by one product, loaded again for another operator (of a spill this is all, and left at 0). ATTENTION, ATTENTION_BACKWARD
+    (fused, of chips that run kernels): as MATMUL, its batch counts all products over all heads. COLLECTIVE, SEND, RECV: bytes of one rank's
+    message, ranks, 0, 0. LAUNCH (host): 1 for a single kernel, 0, 0, 0. HOST_SYNC: 0, 0, 0, 0.
     """
 
     MATMUL = 0
@@ -116,6 +117,8 @@ class Program:
     (see Opcode), nbytes int64, flops int64. deps_ptr int64[n + 1] and deps int32: predecessors of instruction i, absolute; deps_space
     bool: the dependency waits for room in SBUF or PSUM, not for data. collectives: instruction to its call.
     memory: HBM level changes, int64[m, 3]: instruction (after whose end; -1: at the start), index in terms.ROLES, bytes held from then on.
+    on_chip: what fills SBUF and PSUM, int64[k, 4]: index in terms.HELD, first and last instruction, bytes held while any of these and
+    of those between runs; of what is resident, the level from the first instruction's start until the next such row.
     """
 
     opcode: np.ndarray
@@ -133,6 +136,7 @@ class Program:
     collectives: dict[int, CollectiveCall] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a cost rule, with their count
     operators: int = 0  # of the graph that was compiled
+    on_chip: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.int64))
 
     def __len__(self) -> int:
         return len(self.opcode)

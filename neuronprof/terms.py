@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Engine(StrEnum):
-    """What executes an event: five instruction engines of a NeuronCore, its DMA rings, collectives, memory, links, the host."""
+    """What executes an event: five instruction engines of a NeuronCore, its DMA rings, collectives, HBM, links, the host."""
 
     TENSOR = "tensor"
     VECTOR = "vector"
@@ -70,6 +70,28 @@ class Role(StrEnum):
 
 
 ROLES = tuple(Role)
+
+
+class OnChip(StrEnum):
+    """Memories of a NeuronCore; they stand in the trace's column of engines, with memory events only."""
+
+    SBUF = "sbuf"
+    PSUM = "psum"
+
+
+class Held(StrEnum):
+    """What SBUF and PSUM hold.
+
+    resident: tensors that stay in SBUF for a later operator; tiles: what operators that run now load, compute and store; partial_sums:
+    results of products in PSUM, until an engine has taken them out.
+    """
+
+    RESIDENT = "resident"
+    TILES = "tiles"
+    PARTIAL_SUMS = "partial_sums"
+
+
+HELD = tuple(Held)
 
 
 class Collective(StrEnum):

@@ -50,10 +50,10 @@ def rows(picture, about=None, scale=1):
     return found
 
 
-def levels(drawn, category, scale=1, rank=0):
-    """HBM levels as memory events: a digit is the bytes held in that nanosecond, a dot nothing."""
+def levels(drawn, category, scale=1, rank=0, engine="hbm"):
+    """Levels of a memory as memory events: a digit is the bytes held in that nanosecond, a dot nothing."""
     return [
-        {"rank": rank, "chip": rank // 4, "core": rank % 4, "engine": "hbm", "queue": 1, "kind": "memory", "name": category,
+        {"rank": rank, "chip": rank // 4, "core": rank % 4, "engine": engine, "queue": 1, "kind": "memory", "name": category,
          "start_ts": run.start() * scale, "duration_ns": len(run[0]) * scale, "bytes": int(run[1])}
         for run in re.finditer(r"(\d)\1*", drawn)
     ]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from neuronprof.analyze import sbuf
 from neuronprof.analyze.durations import Worked, worked
 from neuronprof.errors import NeuronprofError
 from neuronprof.terms import Engine, Kind
@@ -30,13 +31,15 @@ class Explanation:
     """What the trace tells of an event.
 
     event: its columns; chosen: how it was found, '' by its id; worked: its duration from the formula, None where there is none, and then
-    note says why; released_by: the event whose end let it start, None if there is none or the trace does not hold it.
+    note says why; again: why a DMA moves what SBUF has no room for, '' if it does not; released_by: the event whose end let it start, None
+    if there is none or the trace does not hold it.
     """
 
     event: Event
     chosen: str
     worked: Worked | None
     note: str
+    again: str
     released_by: Event | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,6 +66,7 @@ def explain(trace: reader.TraceFile, wanted: str) -> Explanation:
         chosen,
         None if note else worked(event, trace.metadata),
         note,
+        sbuf.why_again(event["name"] or "", event["bytes"], event["operands"]),
         by_id(trace, released) if released >= 0 else None,
     )
 
@@ -107,7 +111,8 @@ def without_formula(event: Event, metadata: Mapping[str, Any]) -> str:
     if event["operands"]:
         return ""
     if event["kind"] == Kind.MEMORY:
-        return "What HBM holds lasts until the next change of its category: no formula says how long."
+        holder = str(event["engine"]).upper()
+        return f"What {holder} holds lasts until the next change of its category: no formula says how long."
     if "formulas" in metadata:
         return "It takes no time of its own: it is over when what it waits for is there."
     if metadata.get("producer") == "neuronprof":

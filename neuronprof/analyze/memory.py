@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze.analyzer import Analyzer, Chip, Context, Events, State
-from neuronprof.terms import ROLES, Kind
+from neuronprof.terms import ROLES, Kind, OnChip
 from neuronprof.trace import schema
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Memory(Analyzer):
     points: int = 500
 
     name: ClassVar[str] = "memory"
-    needs: ClassVar[tuple[str, ...]] = schema.select("name", "bytes")
+    needs: ClassVar[tuple[str, ...]] = schema.select("engine", "name", "bytes")
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"levels": ("rank", "start_ts")}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {
         "memory": ("rank", "category", "bytes", "share", "capacity_share"),
@@ -39,7 +39,8 @@ class Memory(Analyzer):
         """The level of each rank at the times that are kept."""
         import pandas as pd
 
-        rows = chip.events.take(chip.events.among("kind", [Kind.MEMORY]))
+        of_hbm = chip.events.among("kind", [Kind.MEMORY]) & ~chip.events.among("engine", OnChip)
+        rows = chip.events.take(of_hbm)
         empty = pd.DataFrame(
             np.zeros((0, len(CATEGORIES) + 3), np.int64), columns=["rank", "start_ts", *CATEGORIES, "step"]
         )

@@ -14,8 +14,10 @@ from neuronprof.analyze.critical_path import CriticalPath
 from neuronprof.analyze.links import Links
 from neuronprof.analyze.memory import Memory
 from neuronprof.analyze.movable import Movable
+from neuronprof.analyze.onchip import OnChipUse
 from neuronprof.analyze.pearray import PeArray
 from neuronprof.analyze.roofline import Roofline
+from neuronprof.analyze.sbuf import Sbuf
 from neuronprof.analyze.schedule import Schedule
 from neuronprof.analyze.semaphores import Semaphores
 from neuronprof.analyze.stragglers import Stragglers
@@ -39,8 +41,9 @@ ANALYZERS: tuple[Analyzer, ...] = (
     Transfers(),
     Roofline(),
     Memory(),
+    OnChipUse(),
 )
-DETAILS: tuple[Analyzer, ...] = (PeArray(), Movable())  # when asked by name
+DETAILS: tuple[Analyzer, ...] = (PeArray(), Movable(), Sbuf())  # when asked by name
 ADVICE = Advice()
 WALKS: tuple[Walk, ...] = (
     ADVICE,

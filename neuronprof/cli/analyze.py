@@ -26,6 +26,7 @@ _OVERVIEW = (
     "roofline",
     "roofline_steps",
     "memory",
+    "on_chip",
 )
 # What of a wide table fits a terminal; asked for by name, a table has all its columns.
 _BRIEF = {
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="NAME",
         help="advice, utilization, bottlenecks, attribution, communication, traffic, links, underused, pe_array, movable, "
-        "transfers, roofline, memory, critical_path, stragglers, semaphores",
+        "transfers, sbuf, roofline, memory, on_chip, critical_path, stragglers, semaphores",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(

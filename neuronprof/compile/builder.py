@@ -9,6 +9,7 @@ import numpy as np
 
 from neuronprof.graph.ir import CollectiveCall
 from neuronprof.program import DMA_OPCODES, PRODUCTS, Opcode, Program, Queue, among
+from neuronprof.terms import HELD, Held
 
 _PRODUCTS = among(Opcode, PRODUCTS)
 _MOVES = among(Opcode, [*DMA_OPCODES, Opcode.COLLECTIVE, Opcode.SEND, Opcode.RECV])
@@ -50,6 +51,7 @@ class ProgramBuilder:
     operands: "array[int]" = field(default_factory=_column("q"))  # four an instruction
     collectives: dict[int, CollectiveCall] = field(default_factory=dict)
     flops: dict[int, int] = field(default_factory=dict)  # of instructions whose operands do not say how many
+    _on_chip: "array[int]" = field(default_factory=_column("q"))  # four a row, as Program has them
     _edges: list[np.ndarray] = field(default_factory=list)
     _single: "array[int]" = field(default_factory=_column("q"))  # three an edge
     _dtypes: dict[str, int] = field(default_factory=dict)
@@ -106,6 +108,10 @@ class ProgramBuilder:
         for needed in space:
             self._single.extend((index, needed, 1))
 
+    def hold(self, what: Held, first: int, last: int, nbytes: int) -> None:
+        """Notes what SBUF or PSUM holds from one instruction to another, see Program.on_chip."""
+        self._on_chip.extend((HELD.index(what), first, last, nbytes))
+
     def make_wait(self, rows: list[int], space: list[int]) -> None:
         """Lets each of several instructions wait for the same room."""
         self._single.extend([number for row in rows for needed in space for number in (row, needed, 1)])
@@ -146,6 +152,7 @@ class ProgramBuilder:
             collectives=self.collectives,
             unknown=unknown,
             operators=operators,
+            on_chip=np.array(self._on_chip).reshape(-1, 4),
         )
 
     def _dependencies(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from neuronprof.graph.ir import Graph
 from neuronprof.graph.ops import Gemm, OpKind, Work
 from neuronprof.hardware.spec import Chip
 from neuronprof.program import Opcode, Queue
+from neuronprof.terms import Held
 
 _Part = TypeVar("_Part")
 
@@ -94,7 +95,8 @@ class Instructions(Tiled):
         self._chip = chip
         self._in_detail, self._kind = False, OpKind.UNKNOWN
         self._loaded: deque[int] = deque(maxlen=_WEIGHTS_HELD)  # the last MATMULs
-        self._banks: deque[int] = deque(maxlen=int(chip.memory.psum_banks))  # what took out the last results
+        self._bank = int(chip.memory.psum // chip.memory.psum_banks)  # bytes
+        self._filled: deque[tuple[int, int]] = deque()  # (first MATMUL, bytes) of results still in PSUM
 
     def _compute(self, group: Group, entry: GroupPlan) -> None:
         self._in_detail, self._kind = not self._detailed.isdisjoint(group.ops), group.kind
@@ -117,22 +119,31 @@ class Instructions(Tiled):
         passes = [(opcode, queue, tiling.ops[op], n, dtype) for opcode, queue, op, n, dtype in shape.passes]
         cut = [(tiling.ops[op], parts) for op, parts in shape.parts()]
         for i, held in enumerate(self._held(tiling)):
-            share = _Share(i, shape.count)
+            share, first = _Share(i, shape.count), len(self.builder)
             space = self._make_room(held)
             # Queues run in order: what the first tile waits for, the others have behind them.
             loaded = [self._move(r, tiling.ops[0], share, () if i else r.after, space) for r in tiling.loads]
+            begin = len(self.builder)
             products = [(op, part) for op, parts in cut for part in share.among(parts)]
             last = self._engines(products, passes, share, {*loaded, *(() if i else tiling.resident)})
+            if space and not tiling.loads and begin < len(self.builder):
+                self.builder.make_wait([begin], space)
             for ring in tiling.stores:
                 ring.last = self._move(ring, tiling.ops[-1], share, [last, *(() if i else ring.after)], ())
             # A result holds its room until it has been stored.
             self._tiles.append((held, [ring.last for ring in tiling.stores] or [last]))
+            self.builder.hold(Held.TILES, first, len(self.builder) - 1, held)
         return loaded, last
 
     def _move(self, ring: Ring, op: int, share: _Share, data: Iterable[int], space: Iterable[int]) -> int:
         """One tile's DMA on a ring."""
         nbytes = share.of(ring.nbytes)
-        operands = (nbytes, int(pieces(ring.opcode, ring.run, np.array(nbytes), self.partitions)), 0, 0)
+        operands = (
+            nbytes,
+            int(pieces(ring.opcode, ring.run, np.array(nbytes), self.partitions)),
+            share.of(ring.reread),
+            share.of(ring.reload),
+        )
         return self.builder.add(ring.opcode, ring.queue, op, operands, dtype=self._dtype(op), data=data, space=space)
 
     def _engines(self, gemms: list[tuple[int, Gemm]], passes: list[Pass], share: _Share, ready: set[int]) -> int:
@@ -144,13 +155,14 @@ class Instructions(Tiled):
         count = len(waves) or max((self._tiles_of(op, queue, share) for _, queue, op, *_ in passes), default=1)
         stages: list[_Stage] = []
         if waves:
-            stages.append(lambda at, data: self._products(waves[at].all_steps, data))
+            multiply = self._products if passes else self._last_products
+            stages.append(lambda at, data: multiply(waves[at].all_steps, data))
         stages += [
             partial(self._pass, one, share, count, bool(waves) and number == 0) for number, one in enumerate(passes)
         ]
         if after:
             steps = [step for wave in after for step in wave.all_steps]
-            stages.append(lambda at, data: self._products(_Share(at, count).among(steps), data))
+            stages.append(lambda at, data: self._last_products(_Share(at, count).among(steps), data))
         return _flow(stages, count, ready)
 
     def _scores(self, gemms: list[tuple[int, Gemm]]) -> int:
@@ -174,7 +186,8 @@ class Instructions(Tiled):
             opcode, queue, op, (part, 1, int(at > 0), 0), dtype=dtype or self._dtype(op), data=data
         )
         if drains:
-            self._banks.append(index)
+            first, nbytes = self._filled.popleft()
+            self._hold_in_psum(first, index, nbytes)
         return index
 
     def _waves(self, op: int, gemm: Gemm) -> list[_Wave]:
@@ -197,8 +210,12 @@ class Instructions(Tiled):
 
     def _products(self, steps: list[tuple[_Wave, int]], data: set[int]) -> int:
         """LDWEIGHTS and MATMUL for each step of K; returns the last MATMUL, after which the results stand in PSUM."""
-        room = [self._banks[0]] if len(self._banks) == self._banks.maxlen else []
         product = max(data, default=-1)
+        if not steps:
+            return product
+        banks = self._bank * max(wave.arrays for wave, _ in steps)
+        room = self._room_in_psum(banks)
+        self._filled.append((len(self.builder) + 1, banks))
         for wave, step in steps:
             dtype = self._dtype(wave.op)
             held = [self._loaded[0]] if len(self._loaded) == _WEIGHTS_HELD else []
@@ -213,6 +230,14 @@ class Instructions(Tiled):
             self.builder.flops[product] = _Share(step, wave.steps).of(wave.flops)
             self._loaded.append(product)
             room, data = [], set()
+        return product
+
+    def _last_products(self, steps: list[tuple[_Wave, int]], data: set[int]) -> int:
+        """The same where no engine's instruction follows that takes the results out of PSUM: they leave it as they are computed."""
+        product = self._products(steps, data)
+        if steps:
+            first, nbytes = self._filled.pop()
+            self._hold_in_psum(first, product, nbytes)
         return product
 
 

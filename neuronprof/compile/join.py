@@ -46,6 +46,7 @@ def join(programs: Sequence[Program], order: Sequence[tuple[int, int]]) -> Progr
         dtypes=tuple(dtypes),
         collectives=calls,
         unknown=unknown,
+        on_chip=np.concatenate([p.on_chip + np.array((0, b, b, 0)) for p, b in zip(parts, base, strict=False)]),
     )
 
 

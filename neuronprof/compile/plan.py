@@ -12,27 +12,38 @@ from neuronprof.terms import Role
 # Half of SBUF holds tensors that stay; the other half the tiles in flight.
 RESIDENT_SHARE = 0.5
 _NEVER = 1 << 60
+# What is loaded twice counts as reuse that SBUF missed while no more than so many times its bytes have moved in between.
+_NEAR = 2
 _PERSISTENT = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 # These work on HBM directly and find nothing in SBUF.
 HBM_ONLY = frozenset({OpKind.COLLECTIVE, OpKind.TRANSFER, OpKind.HOST_SYNC})
 
+# So does a gather, of whose rows nobody knows whether they are the same.
+_READS_ROWS = HBM_ONLY | {OpKind.GATHER}
+
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One tensor between HBM and SBUF. spill: it leaves SBUF only for want of room, and the same phase wants it back."""
+    """One tensor between HBM and SBUF.
+
+    spill: it leaves SBUF only for want of room: the same phase wants it back, and nothing else needs it in HBM. reload: bytes of a load
+    that another group near by has loaded already, which SBUF had no room to keep.
+    """
 
     buffer: int
     nbytes: int
     spill: bool
+    reload: int = 0
 
 
 @dataclass(slots=True)
 class GroupPlan:
-    """What a group loads before, finds resident in SBUF, and stores after."""
+    """What a group loads before, finds resident in SBUF, and stores after. kept: bytes that are resident once it has begun."""
 
     loads: list[Move] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
     stores: list[Move] = field(default_factory=list)
+    kept: int = 0
 
 
 class _Residents:
@@ -40,7 +51,7 @@ class _Residents:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._used = 0
+        self.used = 0
         self._size: dict[int, int] = {}
         self._next_use: dict[int, int] = {}
         self._furthest: list[tuple[int, int]] = []
@@ -54,16 +65,16 @@ class _Residents:
         if next_use == _NEVER or nbytes > self._capacity:
             return
         self._size[buffer], self._next_use[buffer] = nbytes, next_use
-        self._used += nbytes
+        self.used += nbytes
         heapq.heappush(self._furthest, (-next_use, buffer))
-        while self._used > self._capacity:
+        while self.used > self._capacity:
             use, victim = heapq.heappop(self._furthest)
             if self._next_use.get(victim) == -use:
                 self.drop(victim)
 
     def drop(self, buffer: int) -> None:
         """Gives up a buffer's room, if it has any."""
-        self._used -= self._size.pop(buffer, 0)
+        self.used -= self._size.pop(buffer, 0)
         self._next_use.pop(buffer, None)
 
 
@@ -84,6 +95,34 @@ class _Uses:
         return later[0] if later else _NEVER
 
 
+class _Loaded:
+    """What groups have loaded before, so that a load of the same bytes tells of reuse that is missed.
+
+    near: bytes; what more is moved than this between two loads, no SBUF would have kept.
+    """
+
+    def __init__(self, graph: Graph, near: float) -> None:
+        self._graph, self._near = graph, near
+        self._moved = 0  # bytes that all groups so far have read and written
+        self._last: dict[int, tuple[int, int, int]] = {}  # buffer: phase, bytes loaded of it, what was moved when
+
+    def before(self, buffer: int, group: Group) -> int:
+        """Bytes of a buffer that the group loads, and groups near by have loaded; parts of it that nobody has are not among them."""
+        phase, nbytes, moved = self._last.get(buffer, (group.phase, 0, 0))
+        if phase != group.phase or group.kind in _READS_ROWS or self._moved - moved > self._near:
+            return 0
+        return min(group.reads[buffer], max(0, nbytes + group.reads[buffer] - self._graph.buffers[buffer].nbytes))
+
+    def by(self, group: Group) -> None:
+        """Notes what a group loads and overwrites."""
+        for buffer, nbytes in group.reads.items() if group.kind not in _READS_ROWS else ():
+            phase, before, _ = self._last.get(buffer, (group.phase, 0, 0))
+            self._last[buffer] = (group.phase, nbytes + (before if phase == group.phase else 0), self._moved)
+        for buffer in group.writes:
+            self._last.pop(buffer, None)
+        self._moved += sum(group.reads.values()) + sum(group.writes.values())
+
+
 def plan(graph: Graph, groups: list[Group], sbuf: float) -> list[GroupPlan]:
     """A plan for each group. sbuf: bytes of the logical core's SBUF.
 
@@ -91,10 +130,10 @@ def plan(graph: Graph, groups: list[Group], sbuf: float) -> list[GroupPlan]:
     its eviction is free and its next reader loads it.
     """
     residents = _Residents(int(sbuf * RESIDENT_SHARE))
-    uses = _Uses(groups)
+    uses, loaded = _Uses(groups), _Loaded(graph, _NEAR * sbuf)
     plans = [GroupPlan() for _ in groups]
     writer: dict[int, int] = {}
-    reloaded_by: dict[tuple[int, int], int] = {}
+    reloaded_by: dict[tuple[int, int], list[int]] = defaultdict(list)
     for group, entry in zip(groups, plans, strict=True):
         for buffer, nbytes in group.reads.items():
             if buffer in residents and group.kind not in HBM_ONLY:
@@ -102,14 +141,15 @@ def plan(graph: Graph, groups: list[Group], sbuf: float) -> list[GroupPlan]:
                 continue
             made_by = writer.get(buffer)
             if made_by is not None:
-                reloaded_by.setdefault((buffer, made_by), group.index)
-            entry.loads.append(
-                Move(buffer, nbytes, made_by is not None and _is_spill(graph, buffer, groups[made_by], group))
-            )
+                reloaded_by[buffer, made_by].append(group.index)
+            spill = made_by is not None and _is_spill(graph, buffer, groups[made_by], group)
+            entry.loads.append(Move(buffer, nbytes, spill, 0 if spill else loaded.before(buffer, group)))
+        loaded.by(group)
         for buffer in {**group.reads, **group.writes} if group.kind not in HBM_ONLY else ():
             residents.keep(buffer, graph.buffers[buffer].nbytes, uses.after(buffer, group.index))
         for buffer in group.writes if group.kind in HBM_ONLY else ():
             residents.drop(buffer)
+        entry.kept = residents.used
         writer.update(dict.fromkeys(group.writes, group.index))
     _add_stores(graph, groups, plans, writer, reloaded_by)
     return plans
@@ -128,11 +168,12 @@ def _add_stores(
     groups: list[Group],
     plans: list[GroupPlan],
     writer: dict[int, int],
-    reloaded_by: dict[tuple[int, int], int],
+    reloaded_by: dict[tuple[int, int], list[int]],
 ) -> None:
     """Stores what a later group will not find in SBUF, and what outlives the segment."""
     for (buffer, made_by), wanted_by in reloaded_by.items():
-        spill = _is_spill(graph, buffer, groups[made_by], groups[wanted_by])
+        stays = graph.buffers[buffer].death < 0 and writer[buffer] == made_by
+        spill = not stays and all(_is_spill(graph, buffer, groups[made_by], groups[i]) for i in wanted_by)
         plans[made_by].stores.append(Move(buffer, groups[made_by].writes[buffer], spill))
     for buffer, made_by in writer.items():
         lives_on = graph.buffers[buffer].death < 0 and graph.buffers[buffer].nbytes > 0

@@ -12,7 +12,7 @@ from neuronprof.graph.ir import DTYPE_BYTES, Graph
 from neuronprof.graph.ops import Gemm, OpKind, Work
 from neuronprof.hardware.spec import Chip
 from neuronprof.program import Opcode, Queue
-from neuronprof.terms import Role
+from neuronprof.terms import Held, Role
 
 _EXACT = "float32"  # what engines compute in, whatever they read and write
 _SINGLE = (OpKind.ELEMENTWISE, OpKind.COPY, OpKind.FILL)
@@ -22,7 +22,8 @@ _FROM_WEIGHTS_RING = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 def _ring(group: Group, opcode: Opcode, queue: Queue, moves: list[Move]) -> Ring:
     runs = [(m.nbytes, max(1, min(m.nbytes, group.pieces.get(m.buffer, m.nbytes)))) for m in moves]
     nbytes = sum(size for size, _ in runs)
-    return Ring(opcode, queue, [m.buffer for m in moves], nbytes, nbytes // sum(-(-size // run) for size, run in runs))
+    run = nbytes // sum(-(-size // run) for size, run in runs)
+    return Ring(opcode, queue, [m.buffer for m in moves], nbytes, run, reload=sum(m.reload for m in moves))
 
 
 @lru_cache(maxsize=4096)
@@ -46,11 +47,19 @@ class Tiled(Lowering):
             deque()
         )  # (bytes, last instructions) of the tiles in flight, oldest first
         self._in_flight = 0
+        self._sums: deque[tuple[int, int]] = (
+            deque()
+        )  # (bytes, last instruction) of tiles whose products are in PSUM, oldest first
+        self._summed = 0
+        self._kept = 0  # bytes resident in SBUF
         self._in_psum: set[int] = set()  # buffers of the group at hand whose results no instruction has taken out yet
 
     def _compute(self, group: Group, entry: GroupPlan) -> None:
-        tiling = self._tiling(group, entry)
+        tiling, first = self._tiling(group, entry), len(self.builder)
         loaded, last = self._write(tiling)
+        if entry.kept != self._kept and len(self.builder) > first:
+            self._kept = entry.kept
+            self.builder.hold(Held.RESIDENT, first, first, entry.kept)
         for move in entry.loads:
             self._read[move.buffer] += loaded
         for ring in tiling.stores:
@@ -110,15 +119,19 @@ class Tiled(Lowering):
         for i, nbytes in enumerate(held):
             space = self._make_room(nbytes)
             if space:
-                self.builder.make_wait([first + load[i] for load in rows.loads], space)
+                # Of a tile that loads nothing, the result needs the room.
+                begins = [load[i] for load in rows.loads] or [rows.starts[i]]
+                self.builder.make_wait([first + row for row in begins if row >= 0], space)
             # A result holds its room until it has been stored.
             self._tiles.append((nbytes, [first + store[i] for store in rows.stores] or [last[i]]))
+            self.builder.hold(Held.TILES, first + rows.tiles[i][0], first + rows.tiles[i][1], nbytes)
+        self._make_room_for_sums(first, rows.products)
         # Queues run in order: what the first tile waits for, the others have behind them.
         for ring, at in (*zip(tiling.loads, rows.loads, strict=True), *zip(tiling.stores, rows.stores, strict=True)):
             self.builder.need(first + at[0], ring.after)
             ring.last = first + at[-1]
-        if rows.start >= 0:
-            self.builder.need(first + rows.start, tiling.resident)
+        if rows.starts[0] >= 0:
+            self.builder.need(first + rows.starts[0], tiling.resident)
         return [first + load[-1] for load in rows.loads], last[-1]
 
     def _is_bare(self, op: int) -> bool:
@@ -168,6 +181,7 @@ class Tiled(Lowering):
                 plain = Ring(Opcode.DMA_LOAD, rings[0].queue, [], 0, rings[0].run)
                 rings.append(plain)
             plain.nbytes += again
+            plain.reread = again
         return rings
 
     def _store_rings(self, group: Group, entry: GroupPlan) -> list[Ring]:
@@ -190,3 +204,29 @@ class Tiled(Lowering):
             waits += last
         self._in_flight += nbytes
         return waits
+
+    def _make_room_for_sums(self, first: int, products: list[tuple[int, int, int]]) -> None:
+        """Lets products wait until what was in PSUM before leaves room: they run ahead of what empties it by as many tiles as it holds.
+
+        first: the group's first instruction, from which they count.
+        """
+        for product, last, nbytes in products:
+            waits = self._room_in_psum(nbytes)
+            if waits:
+                self.builder.make_wait([first + product], waits)
+            self._hold_in_psum(first + product, first + last, nbytes)
+
+    def _room_in_psum(self, nbytes: int) -> list[int]:
+        """The instructions that have to be over before this many bytes fit beside what is in PSUM."""
+        waits: list[int] = []
+        while self._sums and self._summed + nbytes > self.psum:
+            held, emptied = self._sums.popleft()
+            self._summed -= held
+            waits.append(emptied)
+        self._summed += nbytes
+        return waits
+
+    def _hold_in_psum(self, first: int, last: int, nbytes: int) -> None:
+        """Notes that products take this much, from the first MATMUL to the instruction that takes their results out."""
+        self._sums.append((nbytes, last))
+        self.builder.hold(Held.PARTIAL_SUMS, first, last, nbytes)

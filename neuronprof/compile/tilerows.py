@@ -17,23 +17,28 @@ _ACCUMULATOR_BYTES = 4  # PSUM sums up in FP32
 
 @dataclass(slots=True)
 class Ring:
-    """What a group moves on one DMA ring: bytes in all, contiguous bytes of a run on average, and what its DMA has to wait for."""
+    """What a group moves on one DMA ring: bytes in all, contiguous bytes of a run on average, and what its DMA has to wait for.
+
+    reread, reload: bytes of it that move only for want of room in SBUF, see `program.Opcode`.
+    """
 
     opcode: Opcode
     queue: Queue
     buffers: list[int]
     nbytes: int
     run: int
+    reread: int = 0
+    reload: int = 0
     after: list[int] = field(default_factory=list)
     last: int = -1
 
     @property
     def motion(self) -> "Motion":
         """What its instructions depend on."""
-        return self.opcode, self.queue, self.nbytes, self.run
+        return self.opcode, self.queue, self.nbytes, self.run, self.reread, self.reload
 
 
-Motion = tuple[Opcode, Queue, int, int]  # of a ring: opcode, queue, bytes, contiguous bytes of a run
+Motion = tuple[Opcode, Queue, int, int, int, int]  # of a ring: opcode, queue, bytes, run, reread, reload
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +80,19 @@ class Tiling:
 class Block:
     """A group's instructions, counted from its first, operators within the group, dtypes in `dtypes`.
 
-    loads, stores: rows of each ring by tile; start: the first instruction of the first tile's engines (-1: it has none); last: each tile's
-    last instruction on an engine, of a tile without any its last load (-1: it has none either).
+    loads, stores: rows of each ring by tile; starts: each tile's first instruction on an engine (-1: it has none); last: its last one, of a
+    tile without any its last load (-1: it has none either); tiles: each one's first and last row; products: of each tile with any its first
+    MATMUL, its last instruction on an engine, and the bytes of PSUM that it takes in between.
     """
 
     rows: Rows
     dtypes: tuple[str, ...]
     loads: list[list[int]]
     stores: list[list[int]]
-    start: int
+    starts: list[int]
     last: list[int]
+    tiles: list[tuple[int, int]]
+    products: list[tuple[int, int, int]]
 
 
 @lru_cache(maxsize=4096)
@@ -105,7 +113,8 @@ class _Writer:
         self._engines = self._products + len(shape.passes)
         length = len(shape.loads) + self._engines + len(shape.stores)
         self._length = int(length.sum())
-        begin = np.cumsum(length) - length
+        self._end = np.cumsum(length)
+        begin = self._end - length
         self._starts = begin + len(shape.loads)
         self._loads = begin + np.arange(len(shape.loads))[:, None]
         self._stores = self._starts + self._engines + np.arange(len(shape.stores))[:, None]
@@ -128,8 +137,20 @@ class _Writer:
         queues, first = np.unique(queue, return_index=True)
         found = dict(zip(queues.tolist(), first.tolist(), strict=True))
         rows = Rows(opcode.tobytes(), queue.tobytes(), op, dtype, operands.tobytes(), self._edges(), found)
-        start = int(self._starts[0]) if self._engines[0] else -1
-        return Block(rows, tuple(self._codes), self._loads.tolist(), self._stores.tolist(), start, self._last.tolist())
+        starts = np.where(self._engines > 0, self._starts, -1).tolist()
+        tiles = list(zip([0, *self._end[:-1].tolist()], (self._end - 1).tolist(), strict=True))
+        moves = self._loads.tolist(), self._stores.tolist()
+        return Block(rows, tuple(self._codes), *moves, starts, self._last.tolist(), tiles, self._in_psum())
+
+    def _in_psum(self) -> list[tuple[int, int, int]]:
+        """What each tile's products take of PSUM, see Block; of half of it at most: a larger result drains while it is computed."""
+        if not self._gemms:
+            return []
+        results = np.concatenate([gemms for _, gemms in self._gemms])[:, [0, 1, 3]].prod(axis=1)
+        sums = _ACCUMULATOR_BYTES * np.bincount(self._tile, results, minlength=self._shape.count)
+        room = np.minimum(sums, self._shape.psum // 2).astype(np.int64)
+        held = np.flatnonzero(self._products > 0)
+        return list(zip(*(column[held].tolist() for column in (self._starts, self._last, room)), strict=True))
 
     def _parts(self) -> Iterator[tuple[np.ndarray, tuple[Opcode, Queue, int, str], np.ndarray]]:
         """Rows, what is the same in all of them (opcode, queue, operator, dtype; '': the operator's), and their operands."""
@@ -146,15 +167,12 @@ class _Writer:
             yield at, (*motion[:2], len(shape.dtypes) - 1, ""), self._moved(motion)
 
     def _moved(self, motion: Motion) -> np.ndarray:
-        opcode, _, whole, run = motion
-        nbytes = tile.shares(whole, self._shape.count)
-        return _four(nbytes, pieces(opcode, run, nbytes, self._shape.partitions))
+        opcode, _, whole, run, reread, reload = motion
+        nbytes, *again = (tile.shares(part, self._shape.count) for part in (whole, reread, reload))
+        return _four(nbytes, pieces(opcode, run, nbytes, self._shape.partitions), *again)
 
     def _edges(self) -> np.ndarray:
-        """Loads before the first engine, engine after engine, the last one before the stores; and room in PSUM.
-
-        A matmul runs ahead of what empties PSUM by as many tiles as PSUM holds, or by one: a larger result drains while it is computed.
-        """
+        """Loads before the first engine, engine after engine, the last one before the stores."""
         works = self._engines > 0
         chained = np.ones(self._length, bool)
         for rows in (*self._loads, *self._stores, self._starts[works]):
@@ -163,13 +181,6 @@ class _Writer:
         found = [_edge(rows, rows - 1)]
         found += [_edge(self._starts[works], load[works]) for load in self._loads]
         found += [_edge(store, self._last) for store in self._stores]
-        if self._gemms:
-            results = np.concatenate([gemms for _, gemms in self._gemms])[:, [0, 1, 3]].prod(axis=1)
-            sums = np.bincount(self._tile, results, minlength=self._shape.count)
-            ahead = np.maximum(2, self._shape.psum // np.maximum(_ACCUMULATOR_BYTES * sums, 1)).astype(np.int64)
-            emptied = self._tile - ahead[self._tile]
-            waits = emptied >= 0
-            found.append(_edge(self._rows[waits], self._last[emptied[waits]], room=1))
         edges = np.concatenate(found)
         return edges[edges[:, 1] >= 0]
 
@@ -179,15 +190,16 @@ def pieces(opcode: Opcode, run: int, nbytes: np.ndarray, partitions: int) -> np.
     return np.maximum(1, run if opcode is Opcode.DMA_GATHER else np.minimum(run, nbytes // partitions))
 
 
-def _four(first: np.ndarray, second: np.ndarray | int) -> np.ndarray:
-    """Operands of which there are two."""
+def _four(first: np.ndarray, *others: np.ndarray | int) -> np.ndarray:
+    """Operands of which there are fewer than four."""
     operands = np.zeros((len(first), 4), np.int64)
-    operands[:, 0], operands[:, 1] = first, second
+    for at, values in enumerate((first, *others)):
+        operands[:, at] = values
     return operands
 
 
-def _edge(rows: np.ndarray, needed: np.ndarray, room: int = 0) -> np.ndarray:
-    return np.stack([rows, needed, np.full(len(rows), room, np.int64)], axis=1)
+def _edge(rows: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    return np.stack([rows, needed, np.zeros(len(rows), np.int64)], axis=1)
 
 
 @lru_cache(maxsize=4096)

@@ -110,8 +110,11 @@ def _flows(work: pa.Table, places: dict[int, tuple[int, int, int]]) -> Iterator[
 
 
 def _counters(levels: pa.Table) -> Iterator[Event]:
-    """What memory holds in each category at each change."""
-    names = levels["name"].cast(pa.string()).to_numpy(zero_copy_only=False)
+    """What HBM, SBUF and PSUM hold in each category at each change."""
+    memory = pa.compute.utf8_upper(levels["engine"].cast(pa.string()))
+    names = pa.compute.binary_join_element_wise(memory, levels["name"].cast(pa.string()), " ").to_numpy(
+        zero_copy_only=False
+    )
     columns = {name: levels[name].to_numpy() for name in ("rank", "start_ts", "duration_ns", "bytes")}
     for rank in np.unique(columns["rank"]).tolist():
         for name in sorted(set(names[columns["rank"] == rank])):
@@ -121,4 +124,4 @@ def _counters(levels: pa.Table) -> Iterator[Event]:
             change = np.zeros(len(times), np.int64)
             np.add.at(change, at, np.concatenate((size, -size)))
             for time, held in zip(times.tolist(), np.cumsum(change).tolist(), strict=True):
-                yield {"ph": "C", "name": f"HBM {name}", "pid": rank, "ts": microseconds(time), "args": {"bytes": held}}
+                yield {"ph": "C", "name": name, "pid": rank, "ts": microseconds(time), "args": {"bytes": held}}

@@ -178,6 +178,9 @@ def machine(job: "Job") -> dict[str, Any]:
                 chip.package.hbm_bandwidth / min(ranks, job.world), chip.dma.engines * chip.dma.bandwidth * job.lnc
             ),
             "hbm_capacity": int(chip.package.hbm_capacity) // ranks,
+            # On chips that run kernels these are caches, of whose contents nothing is recorded.
+            "sbuf_capacity": None if chip.kernels else int(chip.memory.sbuf) * job.lnc,
+            "psum_capacity": None if chip.kernels else int(chip.memory.psum) * job.lnc,
             "neuronlink_bandwidth": chip.neuronlink.bandwidth / min(ranks, job.world),
             "efa_bandwidth": chip.efa.bandwidth / min(ranks, job.world),
         },

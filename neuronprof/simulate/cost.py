@@ -65,7 +65,8 @@ _LANES = """
     """
 
 # DMA between HBM and SBUF: the interval in which HBM serves it. piece: contiguous bytes. Bytes over the slower of the core's DMA engines at
-# this piece size and the rank's share of HBM (NKI DMA bandwidth guide), of which streaming reaches hbm_efficiency.
+# this piece size and the rank's share of HBM (NKI DMA bandwidth guide), of which streaming reaches hbm_efficiency. reread, reload: what of
+# the bytes moves only for want of room in SBUF, see Opcode.
 _DMA = Formula(
     """
     efficiency = by_size(piece, 64, dma.efficiency_64, 256, dma.efficiency_256, 512, dma.efficiency_512, 2048, dma.efficiency_2048, 4096, dma.efficiency_4096)
@@ -118,7 +119,7 @@ FORMULAS = {
 # Each opcode's formula, and what its operands are called there; '' leaves one out.
 _ELEMENTS = ("elements", "passes")
 OPERANDS: dict[Opcode, tuple[str, tuple[str, ...]]] = {
-    **dict.fromkeys(DMA_OPCODES, ("dma", ("bytes", "piece"))),
+    **dict.fromkeys(DMA_OPCODES, ("dma", ("bytes", "piece", "reread", "reload"))),
     Opcode.MATMUL: ("matmul", ("batch", "M", "K", "N")),
     Opcode.MATMUL_TILE: ("matmul_tile", ("arrays", "M", "K", "N")),
     Opcode.LDWEIGHTS: ("ldweights", ("arrays", "M", "K")),

@@ -10,12 +10,12 @@ from neuronprof import formula
 from neuronprof.formula import Formula
 from neuronprof.graph.ir import CollectiveCall, Graph, Signature, Tensor
 from neuronprof.program import QUEUE_TRACKS, Opcode, Program, Queue
-from neuronprof.simulate import priced
+from neuronprof.simulate import onchip, priced
 from neuronprof.simulate.cluster import Run
 from neuronprof.simulate.job import Job
 from neuronprof.simulate.network import price
 from neuronprof.simulate.timing import WAITS, served_by_hbm
-from neuronprof.terms import PHASES, ROLES, Collective, Engine, Kind
+from neuronprof.terms import HELD, PHASES, ROLES, Collective, Engine, Held, Kind, OnChip
 
 # Ranks count their events from multiples of this, so that an id says whose event it is.
 RANK_STRIDE = 1 << 36
@@ -38,6 +38,8 @@ def _by_queue(values: dict[Queue, int]) -> np.ndarray:
 _ENGINE_OF = _by_queue({q: _ENGINES.index(e) for q, (e, _) in QUEUE_TRACKS.items()})
 _TRACK_OF = _by_queue({q: track for q, (_, track) in QUEUE_TRACKS.items()})
 _KIND_NAMES = [str(k) for k in Kind]
+_HOLDERS = [str(OnChip.SBUF), str(OnChip.PSUM)]
+_HOLDER_OF = np.array([what is Held.PARTIAL_SUMS for what in HELD], np.int8)
 _KIND_OF = _by_queue({q: _KIND_NAMES.index(_KINDS.get(e, Kind.COMPUTE)) for q, (e, _) in QUEUE_TRACKS.items()})
 
 
@@ -162,7 +164,7 @@ class EventRows:
 
 def _most_events(program: Program) -> int:
     served = int(served_by_hbm(program).sum())
-    return len(program) + served + 2 * len(program.collectives) + len(program.memory)
+    return len(program) + served + 2 * len(program.collectives) + len(program.memory) + onchip.most(program)
 
 
 class _RankRows:
@@ -180,10 +182,11 @@ class _RankRows:
         self._costs = rows.costs(rank, number)
 
     def batches(self) -> Iterator[Columns]:
-        """Instructions, what HBM served, what it held, and what went over the links."""
+        """Instructions, what HBM served, what it and SBUF and PSUM held, and what went over the links."""
         yield self._instructions()
         yield self._hbm_transfers()
         yield self._hbm_levels()
+        yield self._on_chip_levels()
         yield self._link(Engine.NEURONLINK)
         yield self._link(Engine.EFA)
 
@@ -273,18 +276,31 @@ class _RankRows:
         until = np.append(time[1:], run.end)[: len(time)]
         until[np.append(role[1:] != role[:-1], True)[: len(time)]] = run.end
         held = np.flatnonzero((level > 0) & (until > time))
-        start = _ns(time[held])
-        place = len(program) + len(self._served) + 2 * len(self._transfers) + held
-        return self._place() | {
-            "id": self._first_id + place,
+        names = (role[held], [str(r) for r in ROLES])
+        return self._levels(held, names, (time[held], until[held], level[held])) | {
             "engine": str(Engine.HBM),
             "queue": 1,
+        }
+
+    def _on_chip_levels(self) -> Columns:
+        found = onchip.levels(self._program, self._timing, self._run.end)
+        place = len(self._program.memory) + np.arange(len(found.what))
+        columns = self._levels(
+            place, (found.what, [str(what) for what in HELD]), (found.start, found.end, found.nbytes)
+        )
+        return columns | {"engine": (_HOLDER_OF[found.what], _HOLDERS), "queue": 0}
+
+    def _levels(self, number: np.ndarray, names: Texts, held: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Columns:
+        """Columns of memory events. number: of each among the run's; held: start, end and bytes."""
+        start, nbytes = _ns(held[0]), held[2]
+        return self._place() | {
+            "id": self._first_id + len(self._program) + len(self._served) + 2 * len(self._transfers) + number,
             "kind": str(Kind.MEMORY),
-            "name": (role[held], [str(r) for r in ROLES]),
+            "name": names,
             "start_ts": start,
-            "duration_ns": _ns(until[held]) - start,
+            "duration_ns": _ns(held[1]) - start,
             "wait_for": "none",
-            "bytes": level[held],
+            "bytes": nbytes,
         }
 
     def _common(self, rows: np.ndarray) -> Columns:

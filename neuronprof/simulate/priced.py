@@ -96,7 +96,11 @@ def texts(program: Program, job: Job, cold: np.ndarray | None = None) -> tuple[n
     for one in priced(program, job, cold):
         first, inverse = _distinct(list(one.operands.values()), len(one.rows))
         codes[one.rows] = len(words) + inverse
-        words += [formula.written(one.formula, {k: v[i] for k, v in one.operands.items()}) for i in first.tolist()]
+        names = formulas(job.chip)[one.formula].names
+        words += [
+            formula.written(one.formula, {k: v[i] for k, v in one.operands.items() if v[i] or k in names})
+            for i in first.tolist()
+        ]
     return codes, words
 
 

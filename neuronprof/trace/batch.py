@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from neuronprof.terms import Engine
+from neuronprof.terms import Engine, OnChip
 from neuronprof.trace import schema
 
-ENGINE_ORDER = tuple(Engine)
+ENGINE_ORDER = (*Engine, *OnChip)
 THREADS = 2  # numpy and Arrow copy columns side by side; more threads than two only wait for memory
 _UINT16 = np.iinfo(np.uint16).max
 

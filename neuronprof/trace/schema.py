@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-# MAJOR: a column is removed or changes meaning; MINOR: a column is added; PATCH: wording.
-VERSION = "1.1.0"
+# MAJOR: a column is removed or changes meaning; MINOR: a column or a sort of event is added; PATCH: wording.
+VERSION = "1.2.0"
 
 _STRINGS = pa.dictionary(pa.int32(), pa.string())
 
@@ -27,10 +27,20 @@ COLUMNS = (
     Column("chip", pa.int32(), "", "chip, counted over the whole job", 0),
     Column("core", pa.int16(), "", "logical NeuronCore in the chip; -1 for a track of the whole chip", 0),
     Column("rank", pa.int32(), "", "rank of the job", 0),
-    Column("engine", _STRINGS, "", "tensor, vector, scalar, gpsimd, sync, dma, cc, hbm, neuronlink, efa or host"),
+    Column(
+        "engine",
+        _STRINGS,
+        "",
+        "tensor, vector, scalar, gpsimd, sync, dma, cc, hbm, neuronlink, efa or host; of memory events hbm, sbuf or psum",
+    ),
     Column("queue", pa.int16(), "", "DMA queue, link, collective stream or HBM track in that engine", 0),
     Column("kind", _STRINGS, "", "compute, transfer, collective, memory or marker"),
-    Column("name", _STRINGS, "", "opcode, collective, or for memory events the category of tensors"),
+    Column(
+        "name",
+        _STRINGS,
+        "",
+        "opcode, collective, or what memory holds: in HBM a category of tensors, in SBUF resident or tiles, in PSUM partial_sums",
+    ),
     Column("start_ts", pa.int64(), "ns", "start, from the start of the first recorded step"),
     Column("duration_ns", pa.int64(), "ns", "rounded end minus rounded start"),
     Column(
@@ -42,7 +52,13 @@ COLUMNS = (
     Column("layer", _STRINGS, "", "module path"),
     Column("phase", _STRINGS, "", "forward, backward, recompute, optimizer, evaluation or other"),
     Column("source", _STRINGS, "", "the user's source line, file:line"),
-    Column("bytes", pa.int64(), "B", "bytes moved; for memory events the bytes held from start to end", 0),
+    Column(
+        "bytes",
+        pa.int64(),
+        "B",
+        "bytes moved; for memory events the bytes held from start to end, of tiles and partial_sums the most in that time",
+        0,
+    ),
     Column("flops", pa.int64(), "FLOP", "executed floating-point operations; a multiply-add is 2", 0),
     Column("dtype", _STRINGS, "", "element type of the operands"),
     Column("collective", pa.int64(), "", "joins the events of one collective over ranks; -1 for none", -1),
@@ -55,7 +71,8 @@ COLUMNS = (
         "operands",
         _STRINGS,
         "",
-        "what the duration was computed from: a formula of the metadata and its operands; null: measured, or none",
+        "what the duration was computed from: a formula of the metadata and its operands; of a DMA also how many of its bytes move only "
+        "for want of room in SBUF: reread by one product, reload for another operator; null: measured, or none",
     ),
 )
 

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from neuronprof.analyze.durations import worked
 from neuronprof.analyze.explain import without_formula
+from neuronprof.analyze.sbuf import why_again
 from neuronprof.view import why
 
 if TYPE_CHECKING:
     from neuronprof.trace.reader import TraceFile
 
 MOST = 5000  # texts in a page; the commonest ones
-_ALIKE = ("operands", "engine", "replica_group")  # what a duration hangs on, besides the rank and its noise
+# What a duration hangs on, besides the rank and its noise, and what is said of it.
+_ALIKE = ("operands", "engine", "replica_group", "name")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ def find(trace: "TraceFile", rank: int, first_id: int) -> Reasons:
     Raises:
         NeuronprofError: the trace is damaged.
     """
-    table = trace.columns(("id", "kind", "chip", "rank", *_ALIKE), rank=rank).to_pandas().query("id >= @first_id")
+    table = (
+        trace.columns(("id", "kind", "chip", "rank", "bytes", *_ALIKE), rank=rank).to_pandas().query("id >= @first_id")
+    )
     if table.empty:
         return Reasons([], np.zeros(0, np.int64))
     table["reason"] = table.groupby(list(_ALIKE), dropna=False, observed=True, sort=False).ngroup()
@@ -54,4 +58,5 @@ def _text(event: dict[str, Any], metadata: Mapping[str, Any], jitter: float | No
     if note := without_formula(event, metadata):
         return ".\n\n" + "\n".join(textwrap.wrap(note, why.LETTERS))
     noise = [f"Besides, noise of the rank (jitter {jitter:g})"] if jitter else []
-    return ", " + "\n\n".join([*why.parts(worked(event, metadata), why.LETTERS), *noise])
+    again = why_again(event["name"] or "", event["bytes"], event["operands"])
+    return ", " + "\n\n".join([*why.parts(worked(event, metadata), why.LETTERS, again), *noise])

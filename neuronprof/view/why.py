@@ -33,14 +33,15 @@ def why_so_long(explanation: Explanation, width: int) -> Iterator[str]:
             textwrap.wrap(f"It took {units.time(explanation.event['duration_ns'])}. {explanation.note}", width)
         )
         return
-    first, *others = parts(explanation.worked, width)
+    first, *others = parts(explanation.worked, width, explanation.again)
     yield f"It took {units.time(explanation.event['duration_ns'])}, {first}"
     yield from others
 
 
-def parts(found: Worked, width: int) -> list[str]:
-    """What bound a duration, its formula, and the numbers in it."""
-    return [f"bound by {found.bound}", _formula(found, width), _numbers(found, width)]
+def parts(found: Worked, width: int, again: str) -> list[str]:
+    """What bound a duration, its formula, and the numbers in it; again: a sentence about what it moves for want of room, '' without."""
+    about = ["\n".join(textwrap.wrap(again, width))] if again else []
+    return [f"bound by {found.bound}", *about, _formula(found, width), _numbers(found, width)]
 
 
 def _head(explanation: Explanation) -> str:

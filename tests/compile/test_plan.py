@@ -104,6 +104,47 @@ def test_a_tensor_that_does_not_fit_is_spilled_and_reloaded():
     assert second.resident == []
 
 
+def test_a_tensor_that_another_phase_wants_too_is_no_spill():
+    # h does not fit, and both the product after it and backward read it: HBM needs it anyway, only the load of the same phase is extra.
+    g = toys.GraphBuilder()
+    x, h = g.tensor(4096, 512, role=Role.INPUTS), g.tensor(4096, 512, birth=0, death=2)
+    w, y, z = g.tensor(512, 512, role=Role.WEIGHTS), g.tensor(4096, 512, birth=1), g.tensor(4096, 512, birth=2)
+    g.op("aten.relu.default", [x], [h])
+    g.op("aten.mm.default", [h, w], [y])
+    g.op("aten.mm.default", [h, w], [z], phase=Phase.BACKWARD)
+    graph = g.graph()
+    plans = plan(graph, groups_of(graph), sbuf=8 * MIB)
+    assert plans[0].stores == [Move(h, 8 * MIB, spill=False)]
+    assert [p.loads[0] for p in plans[1:]] == [Move(h, 8 * MIB, spill=True), Move(h, 8 * MIB, spill=False)]
+
+
+def test_what_is_loaded_again_soon_is_reuse_missed():
+    # Three projections of x, of 8 MiB where 4 MiB can stay: the second and the third load it again. In another phase, or after 32 MiB of
+    # other work, four times what SBUF has, that is no wonder.
+    g = toys.GraphBuilder()
+    x, other = g.tensor(4096, 512, role=Role.INPUTS), g.tensor(8192, 1024, role=Role.INPUTS)
+    for phase in (Phase.FORWARD, Phase.FORWARD, Phase.BACKWARD, Phase.BACKWARD):
+        g.op("aten.mm.default", [x, g.tensor(512, 8)], [g.tensor(4096, 8)], phase=phase)
+    g.op("aten.sum.dim_IntList", [other], [g.tensor(1024)], phase=Phase.BACKWARD)
+    g.op("aten.mm.default", [x, g.tensor(512, 8)], [g.tensor(4096, 8)], phase=Phase.BACKWARD)
+    graph = g.graph()
+    plans = plan(graph, groups_of(graph), sbuf=8 * MIB)
+    assert [m.reload // MIB for p in plans for m in p.loads if m.buffer == x] == [0, 8, 0, 8, 0]
+
+
+def test_parts_of_a_tensor_are_loaded_once_each():
+    # Halves of a buffer of 8 MiB are loaded by two groups, then the first one again.
+    g = toys.GraphBuilder()
+    x = g.tensor(4096, 512, role=Role.INPUTS)
+    for _ in range(3):
+        g.op("aten.mm.default", [x, g.tensor(512, 8)], [g.tensor(4096, 8)])
+    graph = g.graph()
+    groups = groups_of(graph)
+    for group in groups:
+        group.reads[x] = 4 * MIB
+    assert [m.reload // MIB for p in plan(graph, groups, sbuf=8 * MIB) for m in p.loads if m.buffer == x] == [0, 0, 4]
+
+
 def test_what_is_needed_later_goes_first():
     # SBUF keeps 2 MiB: a and b of 1 MiB each are wanted next, c last. c is the one that has to go.
     g = toys.GraphBuilder()

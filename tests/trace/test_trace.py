@@ -381,7 +381,7 @@ def no_trace(path, bad):
             "{} is a Parquet file but not a neuronprof trace: it has no neuronprof metadata; record one with neuronprof record.",
         ),
         ("no columns", "{} is not a complete trace: it lacks the column step."),
-        ("newer", "{} has trace schema 2.0.0, this neuronprof reads 1.1.0; install a newer neuronprof."),
+        ("newer", "{} has trace schema 2.0.0, this neuronprof reads 1.2.0; install a newer neuronprof."),
         ("no version", "{} has unreadable neuronprof metadata; record it again."),
         ("no json", "{} has unreadable neuronprof metadata; record it again."),
         ("part truncated", "{}: its part part-00000.parquet is truncated or damaged; record it again."),

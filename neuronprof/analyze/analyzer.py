@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, reduce
-from math import prod
 from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from neuronprof.analyze import intervals
+from neuronprof.analyze.grouping import Runs, heads
 from neuronprof.terms import Kind
 from neuronprof.trace import reader, schema
 
@@ -71,13 +71,14 @@ class Context:
 class _Taken(Mapping[str, NDArray[Any]]):
     """Some rows of columns; a column is copied when it is asked for, and once. rows: how many."""
 
-    def __init__(self, columns: Mapping[str, NDArray[Any]], chosen: NDArray[Any] | slice, of: int) -> None:
+    def __init__(self, columns: Mapping[str, NDArray[Any]], chosen: NDArray[Any] | Runs) -> None:
         self._columns, self._chosen, self._copied = columns, chosen, dict[str, NDArray[Any]]()
-        self.rows = len(range(of)[chosen]) if isinstance(chosen, slice) else len(chosen)
+        self.rows = len(chosen)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._copied:
-            self._copied[name] = self._columns[name][self._chosen]
+            column, chosen = self._columns[name], self._chosen
+            self._copied[name] = chosen.of(column) if isinstance(chosen, Runs) else column[chosen]
         return self._copied[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -101,11 +102,11 @@ class Events:
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.columns[name]
 
-    def take(self, rows: NDArray[Any] | slice) -> "Events":
-        """The rows of a mask, an index array or a slice; each column is copied when it is asked for."""
+    def take(self, rows: NDArray[Any] | Runs) -> "Events":
+        """The rows of a mask, an index array or runs; each column is copied when it is asked for, one run not at all."""
         if isinstance(rows, np.ndarray) and rows.dtype == bool:
             rows = np.flatnonzero(rows)  # once for all columns
-        return Events(_Taken(self.columns, rows, len(self)), self.words)
+        return Events(_Taken(self.columns, rows), self.words)
 
     def among(self, name: str, words: Iterable[str]) -> NDArray[np.bool_]:
         """Whether the string column has one of the words; computed once and read-only."""
@@ -130,17 +131,57 @@ class Events:
 
 @dataclass(frozen=True)
 class Span:
-    """The events of one rank in one window, clipped to it, memory levels left out; start and end stand in for start_ts and duration.
-
-    known: what several analyzers ask of it, computed once.
-    """
+    """The events of one rank in one window, memory levels left out; `known`: what several analyzers ask of it, computed once."""
 
     rank: int
     window: Window
-    events: Events
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
+    _chip: Events
+    _runs: Runs
     known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def _whole(self) -> Events:
+        return self._chip.take(self._runs)
+
+    @cached_property
+    def _clipped(self) -> tuple[Events, NDArray[np.int64], NDArray[np.int64]]:
+        events, window = self._whole, self.window
+        start = events["start_ts"]
+        end = start + events["duration_ns"]
+        if len(start) and start.min() >= window.start and start.max() < window.end and end.max() <= window.end:
+            return events, start, end
+        inside = (start < window.end) & (end >= window.start)
+        if not inside.all():
+            events, start, end = events.take(inside), start[inside], end[inside]
+        return events, np.maximum(start, window.start), np.minimum(end, window.end)
+
+    @property
+    def events(self) -> Events:
+        """Those that touch the window."""
+        return self._clipped[0]
+
+    @property
+    def start(self) -> NDArray[np.int64]:
+        """Their start_ts, clipped to the window."""
+        return self._clipped[1]
+
+    @property
+    def end(self) -> NDArray[np.int64]:
+        """Their ends, clipped to the window."""
+        return self._clipped[2]
+
+    def of(self, engines: Iterable[str]) -> "Span":
+        """The events of some engines."""
+        mine = self._chip.take(self._runs.first).among("engine", engines)
+        return Span(self.rank, self.window, self._chip, self._runs.where(mine))
+
+    def busy(self) -> int:
+        """Nanoseconds of the window in which at least one of the events runs."""
+        from neuronprof.analyze import sweep  # numba takes as long to load as all the rest
+
+        window, whole = self.window, self._whole
+        found, known = sweep.union(whole["start_ts"], whole["duration_ns"], window.start, window.end)
+        return int(found) if known else intervals.length(self.start, self.end)
 
 
 @dataclass(frozen=True)
@@ -154,20 +195,19 @@ class Chip:
     @cached_property
     def spans(self) -> list[Span]:
         """A span for each rank of the chip and each window, also where nothing happened."""
-        rows = np.flatnonzero(~self.events.among("kind", [Kind.MEMORY]))
-        rank, step = (self.events[name][rows] for name in ("rank", "step"))
-        ranks, steps = _present(self.events["rank"]), _present(step)
-        key = _places(rank, ranks) * len(steps) + _places(step, steps)
-        if (key[1:] < key[:-1]).any():
-            order = intervals.sorted_by(key, len(ranks) * len(steps))
-            rows, key = rows[order], key[order]
-        timed = self.events.take(rows)
+        cut = [self.events[name] for name in ("rank", "step", "kind", "engine") if name in self.events.columns]
+        runs = Runs.between(heads(*cut), len(self.events))
+        ranks = np.unique(self.events["rank"][runs.first]).tolist()
+        runs = runs.where(~self.events.take(runs.first).among("kind", [Kind.MEMORY]))
+        rank, step = (self.events[name][runs.first] for name in ("rank", "step"))
+        order = np.lexsort((step, rank))
+        runs, rank, step = runs.where(order), rank[order], step[order]
         spans = []
-        for position, rank in enumerate(ranks.tolist()):
+        for one in ranks:
+            low, high = np.searchsorted(rank, [one, one + 1])
             for window in self.windows:
-                at = np.flatnonzero(steps == window.step)
-                low, high = np.searchsorted(key, position * len(steps) + at[0] + [0, 1]) if len(at) else (0, 0)
-                spans.append(_span(rank, window, timed.take(slice(low, high))))
+                first, last = low + np.searchsorted(step[low:high], [window.step, window.step + 1])
+                spans.append(Span(one, window, self.events, runs.where(slice(first, last))))
         return spans
 
 
@@ -179,26 +219,6 @@ def _present(values: NDArray[Any]) -> NDArray[np.int64]:
     if high - low < _FEW:
         return np.flatnonzero(np.bincount(values - low)) + low
     return np.unique(values).astype(np.int64)
-
-
-def _places(values: NDArray[Any], distinct_values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place of each value among the distinct ones."""
-    if len(distinct_values) <= 1:
-        return np.zeros(len(values), np.int64)
-    if int(distinct_values[-1]) - int(distinct_values[0]) == len(distinct_values) - 1:
-        return values.astype(np.int64) - distinct_values[0]
-    return np.searchsorted(distinct_values, values)
-
-
-def _span(rank: int, window: Window, events: Events) -> Span:
-    start = events["start_ts"]
-    end = start + events["duration_ns"]
-    if len(start) and start.min() >= window.start and start.max() < window.end and end.max() <= window.end:
-        return Span(rank, window, events, start, end)
-    inside = (start < window.end) & (end >= window.start)
-    if not inside.all():
-        events, start, end = events.take(inside), start[inside], end[inside]
-    return Span(rank, window, events, np.maximum(start, window.start), np.minimum(end, window.end))
 
 
 class Analyzer(ABC):
@@ -232,31 +252,6 @@ def add(keys: list[str], *tables: "pd.DataFrame") -> "pd.DataFrame":
 
     filled = [table for table in tables if len(table)] or [tables[0]]
     return pd.concat(filled, ignore_index=True).groupby(keys, sort=True, as_index=False).sum()
-
-
-def distinct(columns: list[NDArray[Any]]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """The distinct rows of columns of codes (-1 and up), sorted, and for each row its position among them."""
-    packed = np.zeros(len(columns[0]), np.int64)
-    sizes = [int(column.max(initial=-1)) + 2 for column in columns]
-    for column, size in zip(columns, sizes, strict=True):
-        packed = packed * size + column + 1
-    rows, position = _unique(packed, prod(sizes))
-    found = []
-    for size in reversed(sizes):
-        found.append(rows % size - 1)
-        rows = rows // size
-    return found[::-1], position
-
-
-def _unique(packed: NDArray[np.int64], bound: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct values, sorted, and the place of each; counted instead of sorted where they are small."""
-    if bound > max(_FEW, 4 * len(packed)):
-        rows, position = np.unique(packed, return_inverse=True)
-        return rows, position.astype(np.int64)
-    rows = np.flatnonzero(np.bincount(packed, minlength=1))
-    place = np.zeros(bound, np.int64)
-    place[rows] = np.arange(len(rows))
-    return rows, place[packed]
 
 
 BASE = schema.select("step", "rank", "kind", "start_ts", "duration_ns")

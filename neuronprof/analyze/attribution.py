@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import bubble
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add, distinct
-from neuronprof.analyze.split import Split, codes, kinds, split
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.analyze.grouping import Groups
+from neuronprof.analyze.split import codes, pieces, split
 from neuronprof.terms import COMPUTE_ENGINES, Engine, WaitFor
 from neuronprof.trace import schema
 
@@ -103,19 +104,21 @@ def _split(span: Span) -> "pd.DataFrame":
     import pandas as pd
 
     found, window, words = split(span), span.window, _Words()
-    event = np.concatenate([found.event, found.ended_by])
-    part = np.concatenate([np.array(_PART_OF_KIND)[found.kind], np.full(len(found.gap_start), IDLE)])
-    time = np.concatenate([found.time, found.gap_end - found.gap_start])
+    event, kind, time = pieces(span, "name", "replica_group", "op", *LABELS)
+    event = np.concatenate([event, found.ended_by])
+    part = np.concatenate([np.array(_PART_OF_KIND)[kind], np.full(len(found.gap_start), IDLE)])
+    time = np.concatenate([time, found.gap_end - found.gap_start])
     detail = _details(span, part, event, words)
-    _name_edges(span, part, detail, found, words)
+    _name_edges(span, part, detail, words)
     in_bubble = part == BUBBLE
     detail[in_bubble] = words.codes(bubble.phases(span, event[in_bubble]))
-    bound = np.where(part == COMPUTE, np.append(_bounds(span), 0)[event], len(_BOUNDS) - 1)
-    keys, position = distinct([part, detail, bound, *(codes(span, name, event) for name in LABELS)])
-    total = np.bincount(position, time, len(keys[0])).astype(np.int64)
-    columns: dict[str, Any] = {"step": window.step, "rank": span.rank, "part": keys[0]}
-    columns |= {"detail": words.text(keys[1]), "bound": np.array(_BOUNDS, object)[keys[2]]}
-    return pd.DataFrame({"time_ns": total, **columns, **dict(zip(LABELS, keys[3:], strict=True))})
+    bound = np.full(len(part), len(_BOUNDS) - 1)
+    bound[part == COMPUTE] = _bounds(span, event[part == COMPUTE])
+    groups = Groups(part, detail, bound, *(codes(span, name, event) for name in LABELS))
+    part, detail, bound, *labels = groups.keys
+    columns: dict[str, Any] = {"step": window.step, "rank": span.rank, "part": part}
+    columns |= {"detail": words.text(detail), "bound": np.array(_BOUNDS, object)[bound]}
+    return pd.DataFrame({"time_ns": groups.sum(time), **columns, **dict(zip(LABELS, labels, strict=True))})
 
 
 class _Words:
@@ -148,10 +151,10 @@ def _details(span: Span, part: NDArray[Any], event: NDArray[Any], words: _Words)
     return np.choose(part, [named("engine"), name, axis, axis, axis, name, named("wait_for")])
 
 
-def _name_edges(span: Span, part: NDArray[Any], detail: NDArray[np.int64], found: Split, words: _Words) -> None:
+def _name_edges(span: Span, part: NDArray[Any], detail: NDArray[np.int64], words: _Words) -> None:
     """Names the gaps, the last of the pieces, before a rank's first event and after its last."""
-    start, end = found.gap_start, found.gap_end
-    rows = len(found.event) + np.arange(len(start))
+    start, end = split(span).gap_start, split(span).gap_end
+    rows = len(part) - len(start) + np.arange(len(start))
     no_word, none, step_end, late_start = words.codes(["", WaitFor.NONE, STEP_END, LATE_START])
     piped = bool((axes(span) == PIPELINE)[span.events["replica_group"]].any())
     last = rows[(end == span.window.end) & (detail[rows] == no_word)]
@@ -164,15 +167,15 @@ def _name_edges(span: Span, part: NDArray[Any], detail: NDArray[np.int64], found
 _BOUNDS = (*(engine.value for engine in COMPUTE_ENGINES), "memory", "")
 
 
-def _bounds(span: Span) -> NDArray[np.int64]:
-    """For each event the engine, or memory, that its operator keeps busy longest: positions in _BOUNDS."""
-    kind = kinds(span)
-    operator = span.events["op"]
-    if (operator < 0).all():  # the source of the trace numbers no operators
-        operator = distinct([span.events[name] for name in LABELS])[1]
-    counted = (kind >= 0) & (kind <= len(COMPUTE_ENGINES)) & ~span.events.among("engine", [Engine.HBM])
-    known = counted & (operator >= 0)
-    many, columns = int(operator.max(initial=-1)) + 1, len(COMPUTE_ENGINES) + 1
-    at = operator[known].astype(np.int64) * columns + kind[known]
-    spent = np.bincount(at, (span.end - span.start)[known], many * columns).reshape(many, columns)
-    return np.where(operator < 0, kind, np.append(spent.argmax(axis=1), 0)[operator])
+def _bounds(span: Span, event: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of these rows the engine, or memory, that its operator keeps busy longest: positions in _BOUNDS."""
+    kind, operator, memory = split(span).kind, span.events["op"], len(COMPUTE_ENGINES)
+    if operator.max(initial=-1) < 0:  # the source of the trace numbers no operators
+        operator = Groups(*(span.events[name] for name in LABELS)).position
+    work = Groups(kind, span.events["engine"], operator)
+    kinds, engines, operators = work.keys
+    hbm = [code for code, word in enumerate(span.events.words["engine"]) if word == Engine.HBM]
+    counted = (kinds >= 0) & (kinds <= memory) & ~np.isin(engines, hbm) & (operators >= 0)
+    spent = np.zeros((int(operators.max(initial=-1)) + 2, memory + 1), np.int64)
+    np.add.at(spent, (operators[counted], kinds[counted]), work.sum(span.end - span.start)[counted])
+    return np.where(operator[event] < 0, kind[event], spent.argmax(axis=1)[operator[event]])

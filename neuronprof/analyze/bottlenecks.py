@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, distinct
-from neuronprof.analyze.split import codes, split
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State
+from neuronprof.analyze.grouping import Groups
+from neuronprof.analyze.split import codes, pieces, split
 from neuronprof.trace import schema
 
 if TYPE_CHECKING:
@@ -52,10 +53,8 @@ class Bottlenecks(Analyzer):
             name: np.concatenate([part[name] for part in parts] or [np.zeros(0, np.int64)])
             for name in (*_KEYS, "time_ns")
         }
-        rows, position = distinct([columns[name] for name in _KEYS])
-        time = np.zeros(len(rows[0]), np.int64)
-        np.add.at(time, position, columns["time_ns"])
-        frame = pd.DataFrame({**dict(zip(_KEYS, rows, strict=True)), "time_ns": time})
+        found = Groups(*(columns[name] for name in _KEYS))
+        frame = pd.DataFrame({**dict(zip(_KEYS, found.keys, strict=True)), "time_ns": found.sum(columns["time_ns"])})
         frame["evaluation"] = frame["step"] == EVALUATION
         operators = frame.groupby(["evaluation", "class", *GROUPS], as_index=False)[["time_ns"]].sum()
         operators = operators[operators["time_ns"] > 0]
@@ -102,13 +101,12 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
 def _split(span: Span) -> dict[str, NDArray[Any]]:
     """The span's instants as rows of class, labels (codes) and nanoseconds; each class has at least one row, with zero nanoseconds."""
     found, every = split(span), np.arange(len(CLASSES))
+    event, kind, spent = pieces(span, *GROUPS)
     idle = np.full(len(found.gap_start), len(CLASSES) - 1)
-    event = np.concatenate([found.event, found.ended_by, np.full(len(every), NO_LABEL)])
-    classes = np.concatenate([found.kind, idle, every])
-    labels = {label: codes(span, label, event).astype(np.int64) for label in GROUPS}
-    keys, position = distinct([classes, *labels.values()])
-    time = np.concatenate([found.time, found.gap_end - found.gap_start, np.zeros(len(every), np.int64)])
-    columns = dict(zip(("class", *GROUPS), keys, strict=True))
+    event = np.concatenate([event, found.ended_by, np.full(len(every), NO_LABEL)])
+    groups = Groups(np.concatenate([kind, idle, every]), *(codes(span, label, event) for label in GROUPS))
+    time = np.concatenate([spent, found.gap_end - found.gap_start, np.zeros(len(every), np.int64)])
+    columns = dict(zip(("class", *GROUPS), groups.keys, strict=True))
     place = {"rank": span.rank, "step": span.window.step}
-    columns |= {name: np.full(len(keys[0]), value) for name, value in place.items()}
-    return columns | {"time_ns": np.bincount(position, time, len(keys[0])).astype(np.int64)}
+    columns |= {name: np.full(len(groups), value) for name, value in place.items()}
+    return columns | {"time_ns": groups.sum(time)}

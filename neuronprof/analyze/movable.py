@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuronprof import formula
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, distinct
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State
 from neuronprof.analyze.flow import quantity
-from neuronprof.analyze.intervals import length
+from neuronprof.analyze.grouping import Groups
 from neuronprof.errors import NeuronprofError
 from neuronprof.formula import Formula
 from neuronprof.terms import Engine
@@ -49,10 +49,10 @@ class Movable(Analyzer):
         events = chip.events
         own = events.among("name", _ELSEWHERE) & events.among("engine", _LANES) & (events["operands"] >= 0)
         rows = events.take(own & (events["step"] != EVALUATION))
-        found, position = distinct([rows[name] for name in _WORK])
-        work = pd.DataFrame({name: rows.text(name, codes) for name, codes in zip(_WORK, found, strict=True)})
-        work["instructions"] = np.bincount(position, minlength=len(work))
-        work["time_ns"] = np.bincount(position, rows["duration_ns"], len(work)).astype(np.int64)
+        found = Groups(*(rows[name] for name in _WORK))
+        work = pd.DataFrame({name: rows.text(name, codes) for name, codes in zip(_WORK, found.keys, strict=True)})
+        work["instructions"] = found.count
+        work["time_ns"] = found.sum(rows["duration_ns"])
         return {"work": work, "engines": pd.DataFrame({"engine": list(_LANES), "idle_ns": self._idle(chip)})}
 
     @staticmethod
@@ -63,8 +63,7 @@ class Movable(Analyzer):
             if span.window.step == EVALUATION:
                 continue
             for position, engine in enumerate(_LANES):
-                mine = span.events.among("engine", [engine])
-                idle[position] += span.window.time_ns - length(span.start[mine], span.end[mine])
+                idle[position] += span.window.time_ns - span.of([engine]).busy()
         return idle
 
     def finish(self, state: State, context: Context) -> State:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof import formula
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State, distinct
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State
 from neuronprof.analyze.flow import quantity
+from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import Engine
 from neuronprof.trace import schema
 
@@ -48,10 +49,10 @@ class PeArray(Analyzer):
             events.among("engine", [Engine.TENSOR]) & events.among("operands", words) & (events["step"] != EVALUATION)
         )
         keys = self.keys["products"]
-        found, position = distinct([rows[name] for name in keys])
-        frame = pd.DataFrame({name: rows.text(name, codes) for name, codes in zip(keys, found, strict=True)})
-        frame["products"] = np.bincount(position, minlength=len(frame))
-        frame["time_ns"] = np.bincount(position, rows["duration_ns"], len(frame)).astype(np.int64)
+        found = Groups(*(rows[name] for name in keys))
+        frame = pd.DataFrame({name: rows.text(name, codes) for name, codes in zip(keys, found.keys, strict=True)})
+        frame["products"] = found.count
+        frame["time_ns"] = found.sum(rows["duration_ns"])
         return {"products": frame}
 
     def finish(self, state: State, context: Context) -> State:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import intervals
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add, distinct
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import COMPUTE_ENGINES, Engine
 from neuronprof.trace import schema
 
@@ -90,46 +91,43 @@ def _named(chip: Chip, parts: list[dict[str, NDArray[Any]]], names: list[str]) -
 
 def _operators(span: Span) -> dict[str, NDArray[Any]]:
     """Sums of each operator of the span; an operator has a row a dtype, times and bytes in its first."""
-    events = span.events
-    rows = np.flatnonzero(events.among("engine", _TRACKS.values()) & (events["op_name"] >= 0))
-    rows = rows[np.argsort(span.start[rows], kind="stable")]  # unions take ascending starts as they are
-    groups, key = distinct([events[name][rows] for name in _OPERATOR])
-    count = len(groups[0])
-    start, end = span.start[rows], span.end[rows]
-    dma = events.among("engine", [Engine.DMA])[rows]
-    (pairs, dtypes), pair = distinct([key, events["dtype"][rows]])
-    first = np.diff(pairs, prepend=-1) > 0
-    columns: dict[str, NDArray[Any]] = {name: codes[pairs] for name, codes in zip(_OPERATOR, groups, strict=True)}
-    columns["dtype"] = dtypes
-    columns["flops"] = np.zeros(len(pairs), np.int64)
-    np.add.at(columns["flops"], pair[~dma], events["flops"][rows][~dma])
-    moved = np.zeros(count, np.int64)
-    np.add.at(moved, key[dma], events["bytes"][rows][dma])
-    columns["bytes"] = np.where(first, moved[pairs], 0)
-    columns["time_ns"] = np.where(first, intervals.union_by(key, start, end, count)[pairs], 0)
+    mine = span.of(_TRACKS.values())
+    events, start, end = mine.events, mine.start, mine.end
+    work = Groups(*(events[name] for name in (*_OPERATOR, "engine", "dtype")))
+    *names, engine, dtype = work.keys
     place_of = {str(engine): place for place, engine in enumerate(_TRACKS.values())}
-    places = np.array([place_of.get(word, 0) for word in events.words["engine"]])
-    on_track = key * len(_TRACKS) + places[events["engine"][rows]]
-    busy = intervals.union_by(on_track, start, end, count * len(_TRACKS)).reshape(count, len(_TRACKS))
-    return columns | {f"{name}_ns": np.where(first, busy[pairs, place], 0) for place, name in enumerate(_TRACKS)}
+    place = np.array([place_of.get(word, 0) for word in (*events.words["engine"], "")])[engine]
+    dma = place == place_of[Engine.DMA]
+    operators = Groups(*names)
+    pairs = Groups(operators.position, dtype)
+    operator, dtypes = pairs.keys
+    first = np.diff(operator, prepend=-1) > 0
+    time = intervals.union_by(operators.position[work.position], start, end, len(operators))
+    tracks = operators.position * len(_TRACKS) + place
+    busy = intervals.union_by(tracks[work.position], start, end, len(operators) * len(_TRACKS))
+    columns = {name: key[operator] for name, key in zip(_OPERATOR, operators.keys, strict=True)}
+    columns |= {"dtype": dtypes, "flops": pairs.sum(np.where(dma, 0, work.sum(events["flops"])))}
+    columns["bytes"] = np.where(first, operators.sum(np.where(dma, work.sum(events["bytes"]), 0))[operator], 0)
+    columns["time_ns"] = np.where(first, time[operator], 0)
+    for track, name in enumerate(_BUSY):
+        columns[name] = np.where(first, busy[operator * len(_TRACKS) + track], 0)
+    known = columns["op_name"] >= 0
+    return {name: column[known] for name, column in columns.items()}
 
 
 def _step(span: Span) -> dict[str, NDArray[Any]]:
     """Tensor FLOPs by dtype, bytes and FLOPs of a span, in rows of one step; bytes and FLOPs stand in the first row."""
-    events = span.events
-    tensor = events.among("engine", [Engine.TENSOR])
-    dtypes, key = np.unique(np.append(events["dtype"][tensor], -1), return_inverse=True)
-    flops = np.zeros(len(dtypes), np.int64)
-    np.add.at(flops, key[:-1], events["flops"][tensor])
-    compute, dma = events.among("engine", COMPUTE_ENGINES), events.among("engine", [Engine.DMA])
+    tensor, dma, compute = (span.of(engines).events for engines in ([Engine.TENSOR], [Engine.DMA], COMPUTE_ENGINES))
+    by_dtype = Groups(tensor["dtype"])
+    dtypes = np.append(by_dtype.keys[0], -1)
     once = np.arange(len(dtypes)) == 0
     return {
         "step": np.full(len(dtypes), span.window.step),
         "dtype": dtypes,
-        "tensor_flops": flops,
+        "tensor_flops": np.append(by_dtype.sum(tensor["flops"]), 0),
         "ranks": once.astype(np.int64),
-        "moved_bytes": np.where(once, events["bytes"][dma].sum(), 0),
-        "flops": np.where(once, events["flops"][compute].sum(), 0),
+        "moved_bytes": np.where(once, dma["bytes"].sum(), 0),
+        "flops": np.where(once, compute["flops"].sum(), 0),
     }
 
 

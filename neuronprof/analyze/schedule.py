@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from neuronprof.analyze import groups, intervals
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State
 from neuronprof.analyze.bubble import COOL_DOWN, STEADY, WARM_UP
+from neuronprof.analyze.grouping import heads
 from neuronprof.terms import COMPUTE_ENGINES, Engine, Phase, WaitFor
 from neuronprof.trace import schema
 
@@ -133,13 +134,13 @@ def _passes(span: Span, metadata: Mapping[str, Any]) -> tuple[NDArray[np.int64],
     rows, kind, microbatch = rows[keep], kind[keep], microbatch[keep]
     if not len(rows):
         return (np.zeros(0, np.int64),) * 4
-    heads = _heads(*keys)
-    start, end = np.minimum.reduceat(span.start[rows], heads), np.maximum.reduceat(span.end[rows], heads)
+    first = heads(*keys)
+    start, end = np.minimum.reduceat(span.start[rows], first), np.maximum.reduceat(span.end[rows], first)
     order = np.argsort(start, kind="stable")
     start, end = start[order], end[order]
     end[:-1] = np.minimum(end[:-1], start[1:])
     microbatch = np.where(microbatch < 0, -1, np.unique(np.maximum(microbatch, 0), return_inverse=True)[1])
-    return kind[heads][order].astype(np.int64), microbatch[heads][order], start, end
+    return kind[first][order].astype(np.int64), microbatch[first][order], start, end
 
 
 def _numbers(ids: NDArray[Any], rank: int, metadata: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -169,12 +170,6 @@ def _waiting(span: Span) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _among_pipeline(span: Span) -> NDArray[np.bool_]:
     along = np.array([groups.axis(text) == _PIPELINE for text in span.events.words["replica_group"]] + [False])
     return span.events.among("engine", [Engine.CC]) & along[span.events["replica_group"]]
-
-
-def _heads(*columns: NDArray[Any]) -> NDArray[np.intp]:
-    """Where rows differ from the one before."""
-    changes = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    return np.flatnonzero(np.concatenate(([True], changes)))
 
 
 def _numbered(pieces: "pd.DataFrame", layout: Mapping[str, Any]) -> "pd.DataFrame":

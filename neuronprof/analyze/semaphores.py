@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof.analyze.analyzer import State, distinct
+from neuronprof.analyze.analyzer import State
 from neuronprof.analyze.flow import DATA, DMA, SBUF, Step
+from neuronprof.analyze.grouping import Groups
 from neuronprof.analyze.walk import Walk, Whole
 from neuronprof.terms import WaitFor
 
@@ -64,10 +65,11 @@ class _Queues:
 
     def __init__(self, step: Step) -> None:
         events = step.events
-        ((engine, queue), self.number) = distinct([events["engine"], events["queue"]])
+        queues = Groups(events["engine"], events["queue"])
+        (engine, queue), self.number = queues.keys, queues.position
         self.names = [f"{e}[{q}]" for e, q in zip(events.text("engine", engine), queue.tolist(), strict=True)]
         own = np.flatnonzero(step.parent < 0)
-        _, line = distinct([events["rank"][own], self.number[own]])
+        line = Groups(events["rank"][own], self.number[own]).position
         order = np.argsort(line, kind="stable")
         first = np.flatnonzero(np.diff(line[order], prepend=-1))
         self.count = np.zeros(len(step), np.int64)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from neuronprof.analyze.analyzer import Span
 from neuronprof.analyze.flow import HOST_COPIES
+from neuronprof.analyze.grouping import Groups, heads
 from neuronprof.terms import COMPUTE_ENGINES, Engine, WaitFor
 
 # The order in which an instant is given away: the four compute engines, memory, links, waiting for peers, the host.
@@ -20,14 +21,15 @@ _NONE = -1
 class Split:
     """The instants of a span by the event that they belong to.
 
-    event, kind, time: of each event that has any, its row of the span, the kind it has them as, and nanoseconds; a row has two entries
-    if it waits and works. gap_start, gap_end, ended_by: what is left, and the row that ends it, -1 for none. All times add up to the
-    window.
+    kind: as what each event takes its instants, -1 for those that take none; time: nanoseconds of each. waiting: events that wait for a
+    peer besides, rows of the span; waited: nanoseconds of that. gap_start, gap_end, ended_by: what is left, and the row that ends it, -1
+    for none. All times add up to the window.
     """
 
-    event: NDArray[np.int64]
     kind: NDArray[np.int8]
     time: NDArray[np.int64]
+    waiting: NDArray[np.int64]
+    waited: NDArray[np.int64]
     gap_start: NDArray[np.int64]
     gap_end: NDArray[np.int64]
     ended_by: NDArray[np.int64]
@@ -45,29 +47,46 @@ def _split(span: Span) -> Split:
     from neuronprof.analyze.sweep import charge  # numba takes as long to load as all the rest
 
     events, window = span.events, span.window
-    waits = np.flatnonzero(
-        events.among("engine", [Engine.CC]) & events.among("wait_for", [WaitFor.PEER]) & (events["wait_ns"] > 0)
-    )
-    came = events["start_ts"][waits]
-    kind = np.concatenate([kinds(span), np.full(len(waits), WAITING, np.int8)])
-    start = np.concatenate([span.start, np.maximum(came - events["wait_ns"][waits], window.start)])
+    waiting = np.flatnonzero(events.among("engine", [Engine.CC]))
+    collectives = events.take(waiting)
+    waiting = waiting[collectives.among("wait_for", [WaitFor.PEER]) & (collectives["wait_ns"] > 0)]
+    came = events["start_ts"][waiting]
+    own = _kinds(span)
+    kind = np.concatenate([own, np.full(len(waiting), WAITING, np.int8)])
+    start = np.concatenate([span.start, np.maximum(came - events["wait_ns"][waiting], window.start)])
     end = np.concatenate([span.end, np.minimum(came, window.end)])
-    charged, gap_start, gap_end, ended_by = charge(start, end, kind, KINDS, window.start, window.end)
-    of = np.concatenate([np.arange(len(events)), waits, [_NONE]])
-    rows = np.flatnonzero(charged)
-    return Split(of[rows], kind[rows], charged[rows], gap_start, gap_end, of[ended_by])
+    time, gap_start, gap_end, ended_by = charge(start, end, kind, KINDS, window.start, window.end)
+    by_wait = ended_by >= len(own)
+    ended_by[by_wait] = waiting[ended_by[by_wait] - len(own)]
+    return Split(own, time[: len(own)], waiting, time[len(own) :], gap_start, gap_end, ended_by)
 
 
-def kinds(span: Span) -> NDArray[np.int8]:
+def _kinds(span: Span) -> NDArray[np.int8]:
     """As what each event takes its instants; -1 for those that take none."""
     events = span.events
     places: dict[Any, int] = {str(engine): k for k, engine in enumerate(COMPUTE_ENGINES)}
     places |= {Engine.DMA: MEMORY, Engine.HBM: MEMORY, Engine.HOST: HOST}
     places |= dict.fromkeys((Engine.CC, Engine.NEURONLINK, Engine.EFA), LINKS)
     of_engine = np.array([*(places.get(engine, _NONE) for engine in events.words["engine"]), _NONE], np.int8)
-    kind = of_engine[events["engine"]]
+    first = heads(events["engine"])
+    kind = np.repeat(of_engine[events["engine"][first]], np.diff(first, append=len(events)))
     kind[(kind == MEMORY) & events.among("name", HOST_COPIES)] = HOST
     return kind
+
+
+def pieces(span: Span, *names: str) -> tuple[NDArray[np.int64], NDArray[np.int8], NDArray[np.int64]]:
+    """The instants that belong to events, of those of one kind that agree in the columns `names` together.
+
+    Returns:
+        A row of the span that stands for them, their kind and their nanoseconds; a row stands twice if it waits and works.
+    """
+    found = split(span)
+    alike = Groups(found.kind, *(span.events[name] for name in names))
+    row = np.concatenate([alike.one, found.waiting])
+    kind = np.concatenate([found.kind[alike.one], np.full(len(found.waiting), WAITING, np.int8)])
+    time = np.concatenate([alike.sum(found.time), found.waited])
+    some = time > 0
+    return row[some], kind[some], time[some]
 
 
 def codes(span: Span, name: str, event: NDArray[np.int64]) -> NDArray[Any]:

@@ -74,7 +74,44 @@ def _sweep(order, start, end, kind, kinds, low, high):
     return charged, gaps[:found, 0].copy(), gaps[:found, 1].copy(), gaps[:found, 2].copy()
 
 
-@loop("(int64[::1], int64[::1], int64[::1], int64)")
+_TIMES = "Array(int64, 1, 'C', True)"  # columns of the trace are read-only
+
+
+@loop(f"({_TIMES}, {_TIMES}, int64, int64)")
+def union(starts, durations, low, high):
+    """The length of the union of intervals inside [low, high); and whether their starts ascend: else it is wrong."""
+    length, reach, before = 0, low, np.iinfo(np.int64).min
+    for row in range(len(starts)):
+        start, end = max(starts[row], reach), min(starts[row] + durations[row], high)
+        if starts[row] < before:
+            return length, False
+        before = starts[row]
+        if end > start:
+            length += end - start
+            reach = end
+    return length, True
+
+
+@loop(f"({_TIMES}, {_TIMES}, int64, int64)")
+def gaps(starts, ends, low, high):
+    """What intervals inside [low, high), whose starts ascend, leave of it: start, end, and the first row that starts then, -1 for none."""
+    gaps = np.empty((3, len(starts) + 1), np.int64)
+    found, first, reach = 0, 0, low
+    for row in range(len(starts)):
+        if starts[row] != starts[first]:
+            first = row
+        if ends[row] > starts[row] > reach:
+            gaps[0, found], gaps[1, found], gaps[2, found] = reach, starts[row], first
+            found += 1
+        if ends[row] > starts[row]:
+            reach = max(reach, ends[row])
+    if high > reach:
+        gaps[0, found], gaps[1, found], gaps[2, found] = reach, high, -1
+        found += 1
+    return gaps[0, :found], gaps[1, :found], gaps[2, :found]
+
+
+@loop(f"(int64[::1], {_TIMES}, {_TIMES}, int64)")
 def unions(keys, starts, ends, count):
     """The length of the union of the intervals of each key, 0 to count - 1; and whether the starts of each key ascend: else it is wrong."""
     length = np.zeros(count, np.int64)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import groups
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, add, distinct
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, add
+from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import Algorithm, Collective, Kind
 from neuronprof.trace import schema
 
@@ -60,11 +61,11 @@ class Traffic(Analyzer):
 
         events = chip.events
         rows = events.take(events.among("kind", [Kind.COLLECTIVE]) & (events["step"] != EVALUATION))
-        found, position = distinct([rows[name] for name in _CALL])
-        calls = pd.DataFrame(dict(zip(_CALL, found, strict=True)))
+        found = Groups(*(rows[name] for name in _CALL))
+        calls = pd.DataFrame(dict(zip(_CALL, found.keys, strict=True)))
         for name in ("name", "algorithm", "replica_group"):
             calls[name] = chip.events.text(name, calls[name].to_numpy(np.int64))
-        calls["count"] = np.bincount(position, minlength=len(calls))
+        calls["count"] = found.count
         return {"calls": add(list(_CALL), calls)}
 
     def finish(self, state: State, context: Context) -> State:

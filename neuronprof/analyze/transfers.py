@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, add, distinct
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, add
 from neuronprof.analyze.flow import HOST_COPIES, quantity
+from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import Engine
 from neuronprof.trace import schema
 
@@ -51,14 +52,12 @@ class Transfers(Analyzer):
         events = chip.events
         moved = events.among("engine", [Engine.DMA]) & ~events.among("name", HOST_COPIES)
         rows = events.take(moved & (events["step"] != EVALUATION))
-        found, position = distinct([rows[name] for name in _SIZE])
-        frame = pd.DataFrame(dict(zip(_SIZE, found, strict=True)))
+        found = Groups(*(rows[name] for name in _SIZE))
+        frame = pd.DataFrame(dict(zip(_SIZE, found.keys, strict=True)))
         for name in _OPERATOR:
             frame[name] = events.text(name, frame[name].to_numpy(np.int64))
-        frame["transfers"] = np.bincount(position, minlength=len(frame))
-        time = np.zeros(len(frame), np.int64)
-        np.add.at(time, position, rows["duration_ns"])
-        frame["time_ns"] = time
+        frame["transfers"] = found.count
+        frame["time_ns"] = found.sum(rows["duration_ns"])
         return {"sizes": add(list(_SIZE), frame)}
 
     def finish(self, state: State, context: Context) -> State:

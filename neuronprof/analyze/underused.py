@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof.analyze import intervals
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add, distinct
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.analyze.split import codes
 from neuronprof.terms import Engine, WaitFor
 from neuronprof.trace import schema
 
@@ -70,9 +70,10 @@ class Underused(Analyzer):
                 continue
             for position, engine in enumerate(Engine):
                 if engine not in _NOT_JUDGED:
-                    found = _idle(span, engine)
+                    mine = span.of([engine])
+                    found = _idle(mine)
                     times.append((position, *found.times))
-                    longest.append(self._rows(span, position, found))
+                    longest.append(self._rows(mine, position, found))
                     lengths.append(_lengths(position, found))
         engines = pd.DataFrame(times, columns=["engine", *_TIMES], dtype="int64")
         nothing = {name: np.zeros(0, kind) for name, kind in _GAP_TYPES.items()}
@@ -117,15 +118,18 @@ class Underused(Analyzer):
 
     def _rows(self, span: Span, engine: int, found: "_Idle") -> dict[str, NDArray[Any]]:
         """The span's longest gaps as columns."""
-        keep = np.argsort(found.start - found.end, kind="stable")[: self.gaps]
+        length = found.end - found.start
+        least = np.partition(length, -self.gaps)[-self.gaps] if len(length) > self.gaps else 0
+        keep = np.flatnonzero(length >= least)
+        keep = keep[np.argsort(-length[keep], kind="stable")][: self.gaps]
         ended_by = found.ended_by[keep]
-        words = {new: _next_words(span, name, ended_by) for name, new in _ENDED_BY.items()}
+        words = {new: span.events.text(name, codes(span, name, ended_by)) for name, new in _ENDED_BY.items()}
         return {
             "engine": np.full(len(keep), engine),
             "rank": np.full(len(keep), span.rank),
             "step": np.full(len(keep), span.window.step),
             "start_ts": found.start[keep],
-            "duration_ns": (found.end - found.start)[keep],
+            "duration_ns": length[keep],
             "waited_for": np.array([*CAUSES, NO_WORK], object)[found.cause[keep]],
             **words,
         }
@@ -152,54 +156,39 @@ class _Idle:
 
 
 _NO_LENGTHS = np.zeros((0, len(_LENGTH) + 2), np.int64)
+_BITS = 64  # more than a length has
 
 
 def _lengths(engine: int, found: _Idle) -> NDArray[np.int64]:
     """Rows of engine, cause, the power of two that the gaps stay below, their number and their nanoseconds."""
     length = found.end - found.start
-    bits = np.frexp(length.astype(float))[1].astype(np.int64)
-    (causes, exponents), position = distinct([found.cause.astype(np.int64), bits])
-    time = np.zeros(len(causes), np.int64)
-    np.add.at(time, position, length)
-    number = np.bincount(position, minlength=len(causes))
-    return np.column_stack([np.full(len(causes), engine), causes, np.int64(1) << exponents, number, time])
+    like = found.cause * _BITS + np.frexp(length.astype(float))[1]
+    number, time = np.bincount(like), np.bincount(like, length).astype(np.int64)
+    classes = np.flatnonzero(number)
+    causes, below = classes // _BITS, np.int64(1) << classes % _BITS
+    return np.column_stack([np.full(len(classes), engine), causes, below, number[classes], time[classes]])
 
 
-def _idle(span: Span, engine: Engine) -> _Idle:
-    rows = np.flatnonzero(span.events.among("engine", [engine]))
-    if (np.diff(span.start[rows]) < 0).any():  # several queues
-        rows = rows[np.argsort(span.start[rows], kind="stable")]
-    start, end = span.start[rows], span.end[rows]
-    low, high = intervals.gaps(*intervals.merge(start, end), span.window.start, span.window.end)
-    ended_by = _first_at(start, rows, high)
-    known = ended_by >= 0
-    waited = (
-        np.where(known, np.minimum(span.events["wait_ns"][ended_by], high - low), 0)
-        if len(rows)
-        else np.zeros(len(low), np.int64)
-    )
-    of_word = np.full(len(span.events.words["wait_for"]) + 1, len(CAUSES))
-    for code, word in enumerate(span.events.words["wait_for"]):
-        of_word[code] = CAUSES.index(word) if word in CAUSES else len(CAUSES)
-    cause = np.full(len(low), len(CAUSES))
-    cause[known] = of_word[span.events["wait_for"][ended_by[known]]]
+def _idle(span: Span) -> _Idle:
+    """Of a span with the events of one engine."""
+    from neuronprof.analyze.sweep import gaps  # numba takes as long to load as all the rest
+
+    order = None
+    start, end, events = span.start, span.end, span.events
+    if not (start[1:] >= start[:-1]).all():  # several queues
+        order = np.argsort(start, kind="stable")
+        start, end = start[order], end[order]
+    low, high, ended_by = gaps(start, end, span.window.start, span.window.end)
+    if order is not None:
+        ended_by = np.where(ended_by < 0, -1, order[ended_by])
+    length, words = high - low, (*events.words["wait_for"], None)
+    of_word = np.array([CAUSES.index(word) if word in CAUSES else len(CAUSES) for word in words])
+    cause, waited = of_word[codes(span, "wait_for", ended_by)], np.zeros(len(low), np.int64)
+    known = slice((ended_by >= 0).sum())  # all but the last, which may end with the window
+    waited[known] = np.minimum(events["wait_ns"][ended_by[known]], length[known])
     waited[cause == len(CAUSES)] = 0
-    by_cause = np.zeros(len(CAUSES) + 1, np.int64)
-    np.add.at(by_cause, cause, waited)
-    by_cause[-1] = int((high - low).sum()) - int(by_cause[:-1].sum())
-    main = np.where(2 * waited >= high - low, cause, len(CAUSES))
+    by_cause = np.bincount(cause, waited, len(CAUSES) + 1).astype(np.int64)
+    by_cause[-1] = int(length.sum()) - int(by_cause.sum())
     time = span.window.time_ns
-    return _Idle((time - int((high - low).sum()), *map(int, by_cause), time), low, high, ended_by, main)
-
-
-def _first_at(start: NDArray[np.int64], rows: NDArray[np.intp], times: NDArray[np.int64]) -> NDArray[np.intp]:
-    """For each time the row of the event that starts then, the first of them; -1 where none does. start ascends."""
-    at = np.searchsorted(start, times)
-    found = np.full(len(times), -1, np.intp)
-    known = at < len(rows)
-    found[known] = rows[at[known]]
-    return found
-
-
-def _next_words(span: Span, name: str, rows: NDArray[np.intp]) -> NDArray[np.object_]:
-    return span.events.text(name, np.append(span.events[name], -1)[rows])
+    main = np.where(2 * waited >= length, cause, len(CAUSES))
+    return _Idle((time - int(length.sum()), *by_cause.tolist(), time), low, high, ended_by, main)

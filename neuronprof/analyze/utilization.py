@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from neuronprof.analyze import intervals
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State
 from neuronprof.terms import Engine
 from neuronprof.trace import schema
@@ -13,7 +10,6 @@ from neuronprof.trace import schema
 if TYPE_CHECKING:
     import pandas as pd
 
-_ENGINES: dict[str | None, int] = {engine.value: place for place, engine in enumerate(Engine)}
 _MEASURES = ("busy_ns", "window_ns", "busy")
 
 
@@ -38,15 +34,11 @@ class Utilization(Analyzer):
         """Busy nanoseconds of each rank, step and engine."""
         import pandas as pd
 
-        rows = []
-        for span in chip.spans:
-            places = [_ENGINES.get(word, len(_ENGINES)) for word in (*span.events.words["engine"], None)]
-            key = np.array(places)[span.events["engine"]]
-            busy = intervals.union_by(key, span.start, span.end, len(_ENGINES) + 1)
-            rows += [
-                (span.rank, span.window.step, place, int(busy[place]), span.window.time_ns)
-                for place in _ENGINES.values()
-            ]
+        rows = [
+            (span.rank, span.window.step, place, span.of([engine]).busy(), span.window.time_ns)
+            for span in chip.spans
+            for place, engine in enumerate(Engine)
+        ]
         frame = pd.DataFrame(rows, columns=["rank", "step", "engine", "busy_ns", "window_ns"], dtype="int64")
         return {"spans": frame.groupby(["rank", "step", "engine"], as_index=False).sum()}
 

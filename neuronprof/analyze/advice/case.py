@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from neuronprof.analyze import changes, flow, intervals, stragglers
 from neuronprof.analyze.advice.wording import WORDING
-from neuronprof.analyze.analyzer import Context, Events, distinct
+from neuronprof.analyze.analyzer import Context, Events
 from neuronprof.analyze.changes import Change, Mask
 from neuronprof.analyze.flow import Step
+from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import COMPUTE_ENGINES, Engine
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Case:
         at = np.flatnonzero(rows & (self.events["op_name"] >= 0))
         if not len(at):
             return ""
-        _, place = distinct([self.events[name][at] for name in ("op_name", "source")])
+        place = Groups(*(self.events[name][at] for name in ("op_name", "source"))).position
         most = place == np.bincount(place, self.step.duration[at]).argmax()
         first = at[most][:1]
         layers = np.unique(self.events.text("layer", np.unique(self.events["layer"][at[most]])))

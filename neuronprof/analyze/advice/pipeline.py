@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from neuronprof import units
 from neuronprof.analyze.advice.case import Case
 from neuronprof.analyze.advice.rule import Confidence, Finding, Rule
-from neuronprof.analyze.analyzer import distinct
 from neuronprof.analyze.changes import Draft, Mask
+from neuronprof.analyze.grouping import Groups
 from neuronprof.analyze.intervals import union_by
 from neuronprof.terms import COMPUTE_ENGINES, Collective, Engine, Phase
 
@@ -100,6 +100,6 @@ class StageImbalance(Rule):
     @staticmethod
     def _longest_layer(case: Case, rows: Mask) -> float:
         """How long a rank works at that of its layers which takes longest, nanoseconds."""
-        (rank, _), key = distinct([case.place[rows], case.events["layer"][rows]])
-        time = union_by(key, case.step.start[rows], case.step.end[rows], len(rank))
+        layers = Groups(case.place[rows], case.events["layer"][rows])
+        time = union_by(layers.position, case.step.start[rows], case.step.end[rows], len(layers))
         return float(time.max(initial=0))

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof import formula, units
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State, add, distinct
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State, add
 from neuronprof.analyze.flow import HOST_COPIES
+from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import Engine
 from neuronprof.trace import schema
 
@@ -139,11 +140,11 @@ def _runs(rows: Events) -> NDArray[np.int64]:
 def _by_operator(rows: Events, nbytes: NDArray[np.int64], run: NDArray[np.int64]) -> "pd.DataFrame":
     import pandas as pd
 
-    found, place = distinct([rows[name] for name in _OPERATOR])
-    frame = pd.DataFrame({name: rows.text(name, codes) for name, codes in zip(_OPERATOR, found, strict=True)})
-    time = np.rint(rows["duration_ns"] * (nbytes / np.maximum(rows["bytes"], 1)))
+    found = Groups(*(rows[name] for name in _OPERATOR))
+    frame = pd.DataFrame({name: rows.text(name, codes) for name, codes in zip(_OPERATOR, found.keys, strict=True)})
+    time = np.rint(rows["duration_ns"] * (nbytes / np.maximum(rows["bytes"], 1))).astype(np.int64)
     first = np.unique(run, return_index=True)[1]
-    frame["runs"] = np.bincount(place[first], minlength=len(frame))
-    frame["transfers"] = np.bincount(place, minlength=len(frame))
-    frame["bytes"], frame["time_ns"] = (np.bincount(place, of, len(frame)).astype(np.int64) for of in (nbytes, time))
+    frame["runs"] = np.bincount(found.position[first], minlength=len(frame))
+    frame["transfers"] = found.count
+    frame["bytes"], frame["time_ns"] = found.sum(nbytes), found.sum(time)
     return frame

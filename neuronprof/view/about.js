@@ -59,7 +59,7 @@ function aboutEvent(scene, event) {
   const {alike, start, duration, wait} = event
   const of = (column) => word(scene, column, alike)
   const [bytes, flops] = ["bytes", "flops"].map((name) => scene.columns[`alike_${name}`][alike])
-  const rate = (number, print) => duration > 0 ? `${print(number)}  (${print(number * 1e9 / duration)}/s)` : print(number)
+  const rate = (number, print, unit) => duration > 0 ? `${print(number)}  (${count(number * 1e9 / duration, unit)})` : print(number)
   const cause = event.wait_for >= 0 ? scene.strings.wait_for[event.wait_for] : ""
   const band = BANDS.includes(of("engine"))
   return [
@@ -74,8 +74,8 @@ function aboutEvent(scene, event) {
     ["Group", [of("replica_group"), of("algorithm")].filter(Boolean).join(", ")],
     ["Start", instant(start, 1, Math.abs(start))],
     ["Duration", time(duration)],
-    ["Bytes", bytes > 0 ? rate(bytes, size) : ""],
-    ["FLOPs", flops > 0 ? rate(flops, (number) => count(number, "FLOP")) : ""],
+    ["Bytes", bytes > 0 ? rate(bytes, size, "B/s") : ""],
+    ["FLOPs", flops > 0 ? rate(flops, (number) => count(number, "FLOP"), "FLOP/s") : ""],
     ["Of peak", ofPeak(scene, event, flops * 1e9 / duration)],
     ["Waited", wait > 0 ? time(wait) + (cause && cause != "none" ? ` for ${cause}` : "") : ""],
   ].filter(([, value]) => value)

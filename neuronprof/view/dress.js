@@ -1,7 +1,9 @@
 // How figures look on this screen: dark where dark is preferred, larger where the screen is wide.
 
 const DARK = matchMedia("(prefers-color-scheme: dark)")
-const PLAIN = [["#1b2330", "#ffffff"], ["#e6e9ef", "#12161d"]] // ink and paper, light and dark, as in page.css
+const PLAIN = [["#1b2330", "#ffffff", "#b42318"], ["#e6e9ef", "#12161d", "#f97066"]] // ink, paper, limits: light and dark, as in page.css
+// Colours of neuronprof/view/tracks.py that a dark page would swallow: what stands there instead, and words in it.
+const SWALLOWED = {"#332288": ["#6633ff", "#ffffff"], "#882255": ["#bb3333", "#ffffff"], "#661100": ["#7777ff", "#0b0e14"]}
 const WIDE = 2560, USUAL = 1920, LARGEST = 2 // pixels; from where on all is larger, what it is made for, and how much larger at most
 
 globalThis.neuronprofScale = innerWidth < WIDE ? 1 : Math.min(innerWidth / USUAL, LARGEST)
@@ -36,6 +38,18 @@ function enlarge(model) {
   model.setv(change)
 }
 
+const asMade = new WeakMap() // palettes as they came: those of the light page
+function paintPalettes(pale, ink) {
+  const palettes = models().filter(({name}) => ["colours", "words"].includes(name))
+  palettes.forEach((one) => asMade.has(one) || asMade.set(one, one.palette))
+  const places = asMade.get(palettes.find(({name}) => name == "colours")) ?? []
+  const instead = (one, place) => DARK.matches ? SWALLOWED[places[place]]?.[one.name == "colours" ? 0 : 1] : undefined
+  for (const one of palettes) {
+    const own = asMade.get(one).slice(0, -2).map((colour, place) => instead(one, place) ?? colour)
+    one.palette = [...own, ...(one.name == "colours" ? pale : [ink, ink])]
+  }
+}
+
 // Figures are drawn on canvases, which no style sheet reaches: they take the page's colours one by one.
 function paint() {
   const style = getComputedStyle(document.documentElement)
@@ -51,19 +65,18 @@ function paint() {
     ColorBar: {background_fill_color: null, major_label_text_color: faint, title_text_color: ink},
     Legend: {label_text_color: ink, background_fill_color: paper},
   }
-  const palettes = {colours: pale, words: [ink, ink]}
-  for (const one of models()) {
-    one.setv(change[one.type] ?? {})
-    if (one.name in palettes)
-      one.palette = [...one.palette.slice(0, -2), ...palettes[one.name]]
-  }
+  models().forEach((one) => one.setv(change[one.type] ?? {}))
+  paintPalettes(pale, ink)
   for (const name of ["lanes", "overview"])
     model(name)?.left[0].setv({major_label_text_color: ink})
   model("legend")?.setv({outline_line_color: null})
-  // Glyphs whose colours are the light or the dark page's ink or paper.
-  const plain = Object.fromEntries(PLAIN.map((pair) => [ink, paper].map((colour, place) => [pair[place], colour])).flat())
+  // Glyphs and lines whose colours are the light or the dark page's own.
+  const plain = Object.fromEntries(PLAIN.flatMap((page) => page.map((colour, place) => [colour, PLAIN[Number(DARK.matches)][place]])))
   for (const {glyph} of models().filter(({type}) => type == "GlyphRenderer"))
     for (const [name, value] of Object.entries(glyph.attributes))
       if (name.endsWith("_color") && value?.value in plain)
         glyph.setv({[name]: {value: plain[value.value]}})
+  for (const line of models().filter(({type}) => type == "Span"))
+    if ((line.line_color?.value ?? line.line_color) in plain)
+      line.line_color = plain[line.line_color?.value ?? line.line_color]
 }

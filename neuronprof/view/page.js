@@ -125,17 +125,36 @@ let quiet = 0
 function whenQuiet() {
   const shown = timeline()
   drawOverlays(shown)
+  rememberSoon()
+}
+
+function rememberSoon() {
   clearTimeout(quiet)
-  quiet = setTimeout(() => remember(shown), QUIET)
+  quiet = setTimeout(() => remember(timeline()), QUIET)
+}
+
+// What the address tells of other pages: by its name there, how it is told ("" if it is as at first) and taken from there.
+const kept = new Map(), OF_PAGES = ["measure", "chips", "tree"]
+function keep(name, tell, take) {
+  kept.set(name, {tell, take})
+  const {[name]: known} = stateOf(location.hash)
+  if (known)
+    take(known)
 }
 
 function remember(shown) {
-  if (!shown?.keys)
-    return history.pushState(null, "", `#page=${document.body.dataset.page}`)
+  const before = stateOf(location.hash) // of pages that were not opened yet
+  const others = OF_PAGES.map((name) => [name, kept.has(name) ? kept.get(name).tell() : before[name]]).filter(([, value]) => value)
+  const state = {page: document.body.dataset.page, ...(shown?.keys ? timelineState(shown) : {}), ...Object.fromEntries(others)}
+  const hash = `#${new URLSearchParams(state)}`
+  if (hash != location.hash)
+    history.pushState(null, "", hash)
+}
+
+function timelineState(shown) {
   const {x_range, whole, rank, colour} = shown.models
   const everything = x_range.start == whole.start && x_range.end == whole.end
-  const state = {
-    page: document.body.dataset.page,
+  return {
     ...(rank.value != initial.rank && {rank: rank.value}),
     ...(!everything && {from: Math.round(x_range.start), to: Math.round(x_range.end)}),
     ...(colour.value != initial.colour && {colour: colour.value}),
@@ -146,14 +165,12 @@ function remember(shown) {
     ...(shown.rows.filter && {filter: shown.rows.filter}),
     ...(shown.scenes.some(({shift}) => shift) && {shift: shown.scenes.map(({shift}) => shift).join()}),
   }
-  const hash = `#${new URLSearchParams(state)}`
-  if (hash != location.hash)
-    history.pushState(null, "", hash)
 }
 
 const initial = {}
 function restore(shown, state) {
   turnTo(state.page)
+  kept.forEach(({take}, name) => take(state[name] ?? ""))
   if (!shown)
     return
   const {x_range, whole, rank, colour} = shown.models

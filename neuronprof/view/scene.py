@@ -267,8 +267,13 @@ def _legend(detail: Detail, table: Mapping[str, NDArray[Any]]) -> dict[str, list
     phases = {words["phase"][code] for code in np.unique(table["phase"][drawn]).tolist() if code >= 0}
     opcodes = {words["name"][code] for code in np.unique(table["name"][drawn]).tolist() if code >= 0}
     rows = sorted({tracks.row(lane["engine"]) for lane in _drawn(detail)})
+    grey = tracks.PALETTE.index(tracks.GREY)
+    known = [name for name in sorted(opcodes) if tracks.opcode_colour(name) != grey]
     return {
         "phase": [(name, tracks.phase_colour(name)) for name in sorted(phases, key=tracks.phase_order)],
-        "opcode": [(name, tracks.opcode_colour(name)) for name in sorted(opcodes)],
+        "opcode": [
+            *((name, tracks.opcode_colour(name)) for name in known),
+            *([("other", grey)] if len(known) < len(opcodes) else []),
+        ],
         "engine": [(tracks.engine_label(at.engine), tracks.engine_colour(at.engine)) for at in rows],
     }

@@ -52,7 +52,7 @@ function listHits(shown, text) {
     return made("li", {}, go)
   })
   const rest = groups.size > MOST_LISTED ? [made("li", {}, `and ${groups.size - MOST_LISTED} more`)] : []
-  pane.replaceChildren(closer(shown), made("h2", {}, `Found for “${text}”`), made("ul", {}, ...items, ...rest))
+  pane.replaceChildren(closer(shown), made("h2", {}, `Found for “${text}” on ${shown.scenes[0].title}`), made("ul", {}, ...items, ...rest))
   pane.hidden = false
 }
 

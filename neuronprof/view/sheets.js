@@ -13,11 +13,29 @@ async function openSheet(name) {
     place.replaceChildren()
     await Bokeh.embed.embed_item(item, place)
     dress()
-    if (name == "operators")
-      new OperatorTree(element("tree"), address ? await new Served(address, tell).sheet(TREE) : JSON.parse(element(`item-${TREE}`).textContent))
+    keepChoices()
+    if (name == "operators") {
+      const rows = address ? await new Served(address, tell).sheet(TREE) : JSON.parse(element(`item-${TREE}`).textContent)
+      const tree = new OperatorTree(element("tree"), rows, rememberSoon)
+      keep("tree", () => tree.state(), (state) => tree.restore(state))
+    }
   } catch (error) {
     if (error.message != "refused")
       throw error
+  }
+}
+
+// What maps are coloured by, by the name of the choice and in the address.
+const CHOICES = {measure: "measure", "chips by": "chips"}
+
+function keepChoices() {
+  for (const [name, key] of Object.entries(CHOICES)) {
+    const choice = Bokeh.documents.map((document) => document.get_model_by_name(name)).find(Boolean)
+    if (!choice || kept.has(key))
+      continue
+    const first = choice.value
+    keep(key, () => choice.value == first ? "" : choice.value, (value) => { choice.value = value || first })
+    choice.properties.value.change.connect(rememberSoon)
   }
 }
 

@@ -103,19 +103,24 @@ def _parts(name: str, found: Found) -> list["UIElement"]:
         return comparison.parts(found.differences)
     if name == "ranks":
         return [*_schedule(found), *ranks.ranks(found.trace.totals)]
-    parts: list[UIElement] = []
-    if name == "summary":
-        summary = found.summary
-        about = {"split": heading.split(summary), "costs": heading.costs(summary), "remarks": heading.remarks(summary)}
-        parts.append(html("summary", advice=heading.advice(summary), **about))
-    if name == "roofline":
-        table, machine = found.tables["roofline"]["roofline"], found.trace.metadata.get("machine") or {}
-        parts.append(rooflineplot.figure(table, machine.get("rank") or {}))
-    if name == "memory":
-        parts += _memory(found)
-    if name == "communication":
-        parts += [*_topology(found), *_traffic(found)]
-    return [*parts, *tables.page(name, found.tables)]
+    if name == "memory" and found.tables["memory"]["memory_over_time"].empty:
+        return [tables.sentence("The trace does not tell what HBM holds.")]
+    above = _ABOVE[name](found) if name in _ABOVE else []
+    return [*above, *tables.page(name, found.tables)]
+
+
+def _summary(found: Found) -> list["UIElement"]:
+    summary = found.summary
+    about = {"split": heading.split(summary), "costs": heading.costs(summary), "remarks": heading.remarks(summary)}
+    return [html("summary", advice=heading.advice(summary), **about)]
+
+
+def _roofline(found: Found) -> list["UIElement"]:
+    table, machine = found.tables["roofline"]["roofline"], found.trace.metadata.get("machine") or {}
+    plot = rooflineplot.figure(table, machine.get("rank") or {})
+    return [
+        plot if plot.renderers else tables.sentence("The trace tells of no operator both its operations and its bytes.")
+    ]
 
 
 def _schedule(found: Found) -> list["UIElement"]:
@@ -130,8 +135,6 @@ def _schedule(found: Found) -> list["UIElement"]:
 
 def _memory(found: Found) -> list["UIElement"]:
     table = found.tables["memory"]["memory_over_time"]
-    if table.empty:
-        return []
     told = "What HBM holds over time, on the rank that holds most. A click opens the place in the timeline."
     return [tables.sentence(told), memoryplot.figure(table, found.summary.capacity_bytes)]
 
@@ -155,6 +158,14 @@ def _traffic(found: Found) -> list["UIElement"]:
         return []
     told = "Bytes from rank to rank in all training steps, as the collectives' algorithms send them. Senders are the ranks in the trace."
     return [tables.sentence(told), trafficplot.figure(sent)]
+
+
+def _communication(found: Found) -> list["UIElement"]:
+    return [*_topology(found), *_traffic(found)]
+
+
+# What stands above the tables of a page.
+_ABOVE = {"summary": _summary, "roofline": _roofline, "memory": _memory, "communication": _communication}
 
 
 def html(name: str, **variables: Any) -> "UIElement":

@@ -5,14 +5,16 @@ from typing import NamedTuple
 
 from neuronprof.terms import PHASES, Engine, Phase, Role
 
-# Okabe and Ito's colours, told apart with any colour vision, and four of Paul Tol's for opcodes that meet on one screen.
+# Okabe and Ito's colours, told apart with any colour vision, and four of Paul Tol's for opcodes that meet on one screen, each of them
+# at a distance from the others that people with deuteranopia and protanopia see too.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 ORANGE, SKY, YELLOW, GREY = "#e69f00", "#56b4e9", "#f0e442", "#9aa1ab"
-INDIGO, TEAL, WINE, SAND = "#332288", "#44aa99", "#882255", "#ddcc77"
+INDIGO, BROWN, WINE, SAND = "#332288", "#661100", "#882255", "#ddcc77"
 PALE, PALER = "#d5dae1", "#e6e9ee"
-PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW, GREY, INDIGO, TEAL, WINE, SAND, PALE, PALER)
-_ON_DARK = frozenset((BLUE, VERMILLION, GREEN, INDIGO, WINE))
-TEXT_PALETTE = tuple("#ffffff" if colour in _ON_DARK else "#1b2330" for colour in PALETTE)
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW, GREY, INDIGO, BROWN, WINE, SAND, PALE, PALER)
+_WHITE_ON = frozenset((BLUE, INDIGO, BROWN, WINE))
+# Words inside events: at a contrast of 4.5 or more with each colour (WCAG 2.2, 1.4.3).
+TEXT_PALETTE = tuple("#ffffff" if colour in _WHITE_ON else "#0b0e14" for colour in PALETTE)
 
 PHASE_COLOURS: Mapping[str, str] = {
     Phase.FORWARD: BLUE,
@@ -29,11 +31,11 @@ OPCODE_COLOURS = {
     "TENSOR_REDUCE": PURPLE,
     "DMA_LOAD": SKY,
     "DMA_STORE": INDIGO,
-    "DMA_GATHER": TEAL,
+    "DMA_GATHER": BROWN,
     "SPILL_SAVE": VERMILLION,
     "SPILL_RELOAD": VERMILLION,
     "AllReduce": WINE,
-    "AllGather": TEAL,
+    "AllGather": BROWN,
     "ReduceScatter": SAND,
 }
 ENGINE_COLOURS: Mapping[str, str] = {

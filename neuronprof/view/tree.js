@@ -4,12 +4,14 @@ const TREE = "tree"
 const HEADINGS = {name: "Module or operator", phase: "Phase", bound: "Bound by", source: "Source", per_step_ns: "A step", share: "Share"}
 const NUMBERS = {per_step_ns: time, share: percent}
 const AT_FIRST = 3 // modules that are open: the longest ones, one in another
+const MOST_TOLD = 100, ALL = "all" // open modules that the address lists
 const MOST_LINES = 3000 // shown at once
 
 class OperatorTree {
-  constructor(place, rows) {
+  constructor(place, rows, changed) {
     this.place = place
     this.rows = rows
+    this.changed = changed
     this.open = new Set()
     this.by = "per_step_ns"
     this.down = true
@@ -22,6 +24,26 @@ class OperatorTree {
     })
     for (let row = this.roots[0], depth = 0; row?.children.length && depth < AT_FIRST; row = row.children[0], depth++)
       this.open.add(row)
+    this.first = this.written()
+    this.draw()
+  }
+
+  // How it is sorted and what is open, for the address; nothing while it is as at first.
+  state() {
+    const written = this.written()
+    return written == this.first ? "" : written
+  }
+
+  written() {
+    const open = this.open.size > MOST_TOLD ? [ALL] : [...this.open].map(({number}) => number).sort((a, b) => a - b)
+    return [this.by, this.down ? "down" : "up", ...open].join("|")
+  }
+
+  restore(state) {
+    const [by, way, ...open] = (state || this.first).split("|")
+    const rows = open[0] == ALL ? this.rows : open.map((number) => this.rows[number])
+    if (by in HEADINGS)
+      Object.assign(this, {by, down: way == "down", open: new Set(rows.filter((row) => row?.children.length))})
     this.draw()
   }
 
@@ -52,6 +74,7 @@ class OperatorTree {
     const cut = lines.length == MOST_LINES ? [made("p", {className: "sentence"}, `The first ${MOST_LINES} rows.`)] : []
     this.place.replaceChildren(this.buttons(), table, ...cut)
     this.place.querySelector(`[data-number="${focused}"]`)?.focus()
+    this.changed()
   }
 
   buttons() {

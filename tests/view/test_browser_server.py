@@ -111,6 +111,24 @@ def test_an_address_opens_its_page_and_the_timeline_after_it(large, chromium):
     tab.close()
 
 
+def test_what_is_chosen_on_other_pages_is_in_the_address(large, open_tab):
+    tab = open_tab(large)
+    turn_to(tab, "operators")
+    tab.locator("#tree").get_by_role("button", name="Fold all", exact=True).click()
+    tab.locator("#tree").get_by_role("button", name="Phase").click()
+    tab.wait_for_function("() => location.hash.includes('tree=phase%7Cup')")
+    tab.locator("#tree").get_by_role("button", name="Phase").click()
+    tab.wait_for_function("() => location.hash.includes('tree=phase%7Cdown')")
+    same = open_tab(tab.url)
+    same.locator("#tree th[aria-sort=descending]", has_text="Phase").wait_for()
+    turn_to(same, "summary")
+    same.wait_for_function(
+        "() => location.hash.includes('page=summary') && location.hash.includes('tree=phase%7Cdown')"
+    )
+    tab.go_back()
+    tab.locator("#tree th[aria-sort=ascending]", has_text="Phase").wait_for()
+
+
 def test_ways_to_move(large, open_tab):
     tab = open_tab(large)
     low, high = limits(tab)
@@ -525,6 +543,11 @@ def test_a_click_on_the_map_opens_a_rank(view, open_tab, tmp_path):
     turn_to(tab, "ranks")
     tab.wait_for_function("() => find('rank map')?.view.frame.bbox.width > 100")
     assert hover(tab, 0, 3, "rank map").split() == ["Rank", "3", "Step", "Time", "0", "3", "us"]
+    tab.locator("select[name=measure]").select_option("tensor busy")
+    tab.wait_for_function("() => location.hash.includes('measure=tensor+busy')")
+    same = open_tab(tab.url)
+    same.wait_for_function("() => document.querySelector('#sheet-ranks .bk-Column') && find('rank map')")
+    assert same.locator("select[name=measure]").input_value() == "tensor busy"
     tab.mouse.click(*tab.evaluate("() => spot(0, 3, 'rank map')"))
     tab.locator("#notice", has_text="The events of rank 3 are not in the trace").wait_for()
     tab.wait_for_timeout(600)  # two clicks sooner are a double click

@@ -100,7 +100,7 @@ def test_hover_tells_everything_about_an_event(show, small):
         "6 kFLOP  (15 GFLOP/s)", "1.5 %",
     ]  # fmt: skip
     text = hover(tab, 850, 4)
-    assert "2 KiB  (6.36 GiB/s)" in text  # 2048 B in 300 ns: 6.83e9 B/s
+    assert "2 KiB  (6.83 GB/s)" in text  # 2048 B in 300 ns
     assert "30 ns for hbm" in text
     assert "200 ns for peer" in hover(tab, 1000, 5)
 

@@ -32,14 +32,14 @@ class Sbuf(Analyzer):
     spill: a tensor is written to HBM though the same phase wants it back; spill reload: it comes back; reload: an operator loads what one
     shortly before has loaded; reread: a product reads its operands more than once because neither fits. time_ns: of these bytes, as their
     share of each transfer, over all queues, ranks and steps; share: of all DMA. run_bytes: what one run of the operator moves so;
-    sbuf_share: of a rank's SBUF, of which half keeps tensors: above 0.5 it cannot stay, whatever else makes room.
+    room_share: of what a rank's SBUF can keep beside the tiles at work: above 1 it cannot stay, whatever else makes room.
     """
 
     name: ClassVar[str] = "sbuf"
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "queue", "name", "op", *_OPERATOR, "bytes", "operands")
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"moved": ("cause", *_OPERATOR), "all": ("all",)}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {
-        "sbuf": ("cause", *_OPERATOR, *_SUMS, "share", "run_bytes", "sbuf_share"),
+        "sbuf": ("cause", *_OPERATOR, *_SUMS, "share", "run_bytes", "room_share"),
         "sbuf_by_cause": ("cause", *_SUMS, "share"),
     }
 
@@ -68,7 +68,7 @@ class Sbuf(Analyzer):
         table, total = state["moved"].copy(), max(int(state["all"]["time_ns"].sum()), 1)
         table["share"] = table["time_ns"] / total
         table["run_bytes"] = np.rint(table["bytes"] / table["runs"]).astype(np.int64)
-        table["sbuf_share"] = table["run_bytes"] / context.limit("sbuf_capacity")
+        table["room_share"] = table["run_bytes"] / context.limit("sbuf_resident")
         by_cause = table.groupby("cause", as_index=False)[[*_SUMS, "share"]].sum()
         return {
             "sbuf": _longest_first(table, "op_name")[list(self.tables["sbuf"])],

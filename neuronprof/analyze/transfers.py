@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, add
+from neuronprof import formula
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State, add
 from neuronprof.analyze.flow import HOST_COPIES, quantity
 from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import Engine
@@ -14,14 +16,6 @@ from neuronprof.trace import schema
 if TYPE_CHECKING:
     import pandas as pd
 
-_SIZES = (
-    64,
-    256,
-    512,
-    2048,
-    4096,
-)  # bytes of a piece for which a chip's file says what DMA reaches: dma.efficiency_64 and so on
-_GOOD = 0.8  # of what large pieces reach; below, it is the size of the pieces that costs bandwidth
 _OPERATOR = ("name", "op_name", "layer", "phase", "source")
 _SIZE = (*_OPERATOR, "bytes")
 _SUMS = ("transfers", "bytes", "time_ns", "small", "small_bytes", "lost_ns")
@@ -32,8 +26,8 @@ class Transfers(Analyzer):
     """DMA transfers between HBM and SBUF in the training steps, by opcode and operator, and what small ones lose.
 
     SPILL_SAVE and SPILL_RELOAD are tensors that did not fit SBUF. small: transfers with less for each SBUF partition than the machine's DMA
-    engines need for four fifths of their bandwidth (2 KiB on Trainium); none where the trace does not tell of the machine. lost_ns: how
-    much longer these took than their bytes would at a rank's HBM bandwidth. time_ns: sum of durations over all queues, ranks and steps;
+    engines need for most of their bandwidth (dma.efficient, 2 KiB on Trainium); none where the trace does not tell of the machine. lost_ns:
+    how much longer these took than their bytes would at a rank's HBM bandwidth. time_ns: sum of durations over all queues, ranks and steps;
     share: of that sum.
     """
 
@@ -63,7 +57,7 @@ class Transfers(Analyzer):
     def finish(self, state: State, context: Context) -> State:
         """What is small and what it loses; the longest first."""
         sizes = state["sizes"].copy()
-        small = sizes["bytes"] < _knee(context) * quantity(context, "memory.partitions", 0.0)
+        small = sizes["bytes"] < quantity(context, "dma.efficient", 0.0) * quantity(context, "memory.partitions", 0.0)
         ideal = sizes["bytes"] * sizes["transfers"] * 1e9 / context.limit("hbm_bandwidth")
         sizes["bytes"] *= sizes["transfers"]
         sizes["small"] = sizes["transfers"].where(small, 0)
@@ -75,10 +69,11 @@ class Transfers(Analyzer):
         }
 
 
-def _knee(context: Context) -> int:
-    """The smallest piece, in bytes, with which the machine's DMA reaches its bandwidth but for a fifth; 0 where the trace does not tell."""
-    reached = [quantity(context, f"dma.efficiency_{size}", 0.0) for size in _SIZES]
-    return next((size for size, share in zip(_SIZES, reached, strict=True) if share >= _GOOD * max(reached) > 0), 0)
+def pieces(rows: Events) -> NDArray[np.float64]:
+    """Contiguous bytes that each DMA moves at a time, as its operands say; 0 where they do not."""
+    words = rows.words["operands"]
+    found = [formula.read(word)[1].get("piece", 0.0) if word.startswith("dma ") else 0.0 for word in words]
+    return np.array([*found, 0.0])[rows["operands"]]
 
 
 def _shares(sizes: "pd.DataFrame", by: list[str]) -> "pd.DataFrame":

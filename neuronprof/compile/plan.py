@@ -12,8 +12,8 @@ from neuronprof.terms import Role
 # Half of SBUF holds tensors that stay; the other half the tiles in flight.
 RESIDENT_SHARE = 0.5
 _NEVER = 1 << 60
-# What is loaded twice counts as reuse that SBUF missed while no more than so many times its bytes have moved in between.
-_NEAR = 2
+# What is loaded twice within so many groups counts as reuse that SBUF missed: the projections of an attention, the parts of a loss.
+_NEAR = 8
 _PERSISTENT = (Role.WEIGHTS, Role.GRADIENTS, Role.OPTIMIZER_STATE)
 # These work on HBM directly and find nothing in SBUF.
 HBM_ONLY = frozenset({OpKind.COLLECTIVE, OpKind.TRANSFER, OpKind.HOST_SYNC})
@@ -96,31 +96,28 @@ class _Uses:
 
 
 class _Loaded:
-    """What groups have loaded before, so that a load of the same bytes tells of reuse that is missed.
+    """What groups have loaded before, so that a load of the same bytes tells of reuse that is missed."""
 
-    near: bytes; what more is moved than this between two loads, no SBUF would have kept.
-    """
-
-    def __init__(self, graph: Graph, near: float) -> None:
-        self._graph, self._near = graph, near
-        self._moved = 0  # bytes that all groups so far have read and written
-        self._last: dict[int, tuple[int, int, int]] = {}  # buffer: phase, bytes loaded of it, what was moved when
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._last: dict[
+            int, tuple[Group, int]
+        ] = {}  # buffer: who loaded it last, and the bytes that its phase has loaded of it
 
     def before(self, buffer: int, group: Group) -> int:
         """Bytes of a buffer that the group loads, and groups near by have loaded; parts of it that nobody has are not among them."""
-        phase, nbytes, moved = self._last.get(buffer, (group.phase, 0, 0))
-        if phase != group.phase or group.kind in _READS_ROWS or self._moved - moved > self._near:
+        last, nbytes = self._last.get(buffer, (group, 0))
+        if last.phase != group.phase or group.kind in _READS_ROWS or group.index - last.index > _NEAR:
             return 0
         return min(group.reads[buffer], max(0, nbytes + group.reads[buffer] - self._graph.buffers[buffer].nbytes))
 
     def by(self, group: Group) -> None:
         """Notes what a group loads and overwrites."""
         for buffer, nbytes in group.reads.items() if group.kind not in _READS_ROWS else ():
-            phase, before, _ = self._last.get(buffer, (group.phase, 0, 0))
-            self._last[buffer] = (group.phase, nbytes + (before if phase == group.phase else 0), self._moved)
+            last, before = self._last.get(buffer, (group, 0))
+            self._last[buffer] = (group, nbytes + (before if last.phase == group.phase else 0))
         for buffer in group.writes:
             self._last.pop(buffer, None)
-        self._moved += sum(group.reads.values()) + sum(group.writes.values())
 
 
 def plan(graph: Graph, groups: list[Group], sbuf: float) -> list[GroupPlan]:
@@ -130,7 +127,7 @@ def plan(graph: Graph, groups: list[Group], sbuf: float) -> list[GroupPlan]:
     its eviction is free and its next reader loads it.
     """
     residents = _Residents(int(sbuf * RESIDENT_SHARE))
-    uses, loaded = _Uses(groups), _Loaded(graph, _NEAR * sbuf)
+    uses, loaded = _Uses(groups), _Loaded(graph)
     plans = [GroupPlan() for _ in groups]
     writer: dict[int, int] = {}
     reloaded_by: dict[tuple[int, int], list[int]] = defaultdict(list)

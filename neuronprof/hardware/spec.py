@@ -102,7 +102,7 @@ class Dma:
     """DMA of one physical core.
 
     start: from trigger to first byte. efficiency_*: share of the bandwidth reached with contiguous pieces of 64 B, 256 B, 512 B, 2 KiB,
-    4 KiB and more; between them it is interpolated over the logarithm of the size.
+    4 KiB and more; between them it is interpolated over the logarithm of the size. efficient: smallest piece that is recommended.
     """
 
     engines: float = unit("engines")
@@ -113,6 +113,7 @@ class Dma:
     efficiency_512: float = unit("fraction")
     efficiency_2048: float = unit("fraction")
     efficiency_4096: float = unit("fraction")
+    efficient: float = optional("B")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuronprof.compile.plan import RESIDENT_SHARE
 from neuronprof.errors import NeuronprofError
 from neuronprof.graph.flops import segment_work
 from neuronprof.pipeline.options import Options
@@ -180,6 +181,7 @@ def machine(job: "Job") -> dict[str, Any]:
             "hbm_capacity": int(chip.package.hbm_capacity) // ranks,
             # On chips that run kernels these are caches, of whose contents nothing is recorded.
             "sbuf_capacity": None if chip.kernels else int(chip.memory.sbuf) * job.lnc,
+            "sbuf_resident": None if chip.kernels else int(chip.memory.sbuf * RESIDENT_SHARE) * job.lnc,
             "psum_capacity": None if chip.kernels else int(chip.memory.psum) * job.lnc,
             "neuronlink_bandwidth": chip.neuronlink.bandwidth / min(ranks, job.world),
             "efa_bandwidth": chip.efa.bandwidth / min(ranks, job.world),

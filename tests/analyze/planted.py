@@ -89,6 +89,42 @@ for _ in range(3):
     optimizer.zero_grad(); model(x).square().mean().backward(); optimizer.step()
 """
 )
+NARROW = (
+    HEAD
+    + """
+model = nn.Sequential(*[nn.Linear(128, 128) for _ in range(8)]).to("neuron")
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    for part in range({parts}):
+        model(torch.ones(2**20 // {parts}, 128, device="neuron")).square().mean().backward()
+    optimizer.step()
+"""
+)
+GATED = (
+    HEAD
+    + """
+class Block(nn.Linear):
+    def forward(self, x):
+        a, b = super().forward(x).{split}
+        return a * b
+model = nn.Sequential(*[Block(64, 128) for _ in range(4)]).to("neuron").to(torch.bfloat16)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    x = torch.ones(2**20, 64, device="neuron", dtype=torch.bfloat16)
+    optimizer.zero_grad(); model(x).square().mean().backward(); optimizer.step()
+"""
+)
+PROJECTED = (
+    HEAD
+    + """
+model = nn.ModuleList([nn.Linear(64, {columns}) for _ in range(384 // {columns})]).to("neuron").to(torch.bfloat16)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    x = torch.ones(2**21, 64, device="neuron", dtype=torch.bfloat16)
+    optimizer.zero_grad(); sum(part(x).square().mean() for part in model).backward(); optimizer.step()
+"""
+)
 
 
 def mlp(**changed):
@@ -118,6 +154,21 @@ def attention(**changed):
 def reordered(text):
     """Linear layers on operands that go through an expression first."""
     return REORDERED.format(reordered=text)
+
+
+def narrow(parts):
+    """Narrow layers on a million rows, all of them at once or in parts that fit SBUF."""
+    return NARROW.format(parts=parts)
+
+
+def gated(split):
+    """Layers whose two halves are multiplied: sliced out of each row, or one after the other."""
+    return GATED.format(split=split)
+
+
+def projected(columns):
+    """Several projections of one tensor, so many columns each, 384 in all."""
+    return PROJECTED.format(columns=columns)
 
 
 @dataclass(frozen=True)
@@ -161,6 +212,9 @@ PLANTED = [
     Planted("unfused-attention", SCORES, attention(heads=8)),
     Planted("layout-copies", reordered(".t().contiguous().t()"), reordered(""), within=0.25),
     Planted("recompute-with-room", attention(), options={"recompute": "full"}, cure={"recompute": "none"}),
+    Planted("spills", narrow(1), narrow(32), careful=True),
+    Planted("sbuf-reuse", projected(64), projected(384), careful=True),
+    Planted("small-transfers", gated("chunk(2, -1)"), gated("view(2, -1, 64).unbind(0)")),
     Planted("pipeline-bubble", DEEP, options={"pp": 4, "microbatches": 4}, cure={"microbatches": 16}, within=0.2),
     Planted("stage-imbalance", HEAVY_HEAD, options={**TWO_STAGES, "even_stages": True}, cure={"even_stages": False}, within=0.2),
     Planted("degraded-link", mlp(), options={"dp": 16, "links": {1: 0.25}}, cure={"links": {}}, within=0.01),

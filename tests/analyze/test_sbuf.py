@@ -25,12 +25,12 @@ SEGMENTS = [picture.segment(0, 25), picture.segment(25, 28, -1)]
 
 def test_what_moves_again_and_why(trace):
     # R: runs at 0 and 9, with A between L, are one; the last is another. 3/4 of 8 + 4 + 4 = 16 ns are read again, 900 bytes in two runs.
-    # All DMA but evaluation takes 16 + 2 + 2 + 4 + 4 = 28 ns. SBUF has 1000 bytes.
-    machine = {"rank": picture.MACHINE | {"sbuf_capacity": 1000}}
+    # All DMA but evaluation takes 16 + 2 + 2 + 4 + 4 = 28 ns. SBUF keeps 1000 bytes.
+    machine = {"rank": picture.MACHINE | {"sbuf_resident": 1000}}
     tables = run(trace(picture.rows(DRAWN, ABOUT), SEGMENTS, machine=machine), [Sbuf()])["sbuf"]
     assert {name: picture.table(table) for name, table in tables.items()} == {
         "sbuf": [
-            "cause op_name layer phase source runs transfers bytes time_ns share run_bytes sbuf_share",
+            "cause op_name layer phase source runs transfers bytes time_ns share run_bytes room_share",
             "reread mm fc '' '' 2 3 900 12 0.4286 450 0.45",
             "spill mm fc '' '' 1 2 100 4 0.1429 100 0.1",
             "spill reload softmax fc '' '' 1 1 50 4 0.1429 50 0.05",

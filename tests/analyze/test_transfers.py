@@ -7,8 +7,7 @@ from neuronprof.analyze.transfers import Transfers
 
 
 def found(trace, partitions):
-    # HBM 100 B/ns. Pieces of 2048 bytes are the smallest that reach 0.8 of the bandwidth; two partitions: transfers below 2 * 2048 = 4096
-    # bytes are small.
+    # HBM 100 B/ns. Pieces of 2048 bytes and two partitions: transfers below 2 * 2048 = 4096 bytes are small.
     #   L  400 bytes in 8 ns, twice: at full bandwidth 4 ns each, so 2 * 4 lost
     #   B  5000 bytes in 60 ns: not small
     #   S  1000 bytes spilled in 11 ns: 1 lost
@@ -21,11 +20,7 @@ def found(trace, partitions):
         "E": {"op_name": "mm", "layer": "fc", "bytes": 400, "step": -1},
     }
     drawn = "dma " + "L" * 8 + "." + "L" * 8 + "B" * 60 + "S" * 11 + "HE"
-    efficiency = {64: 0.1, 256: 0.3, 512: 0.5, 2048: 0.85, 4096: 1.0}
-    quantities = {
-        "memory.partitions": partitions,
-        **{f"dma.efficiency_{size}": share for size, share in efficiency.items()},
-    }
+    quantities = {"memory.partitions": partitions, "dma.efficient": 2048}
     machine = {
         "rank": picture.MACHINE,
         "quantities": {name: {"value": value} for name, value in quantities.items()} if partitions else {},

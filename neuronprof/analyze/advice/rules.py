@@ -1,6 +1,6 @@
 """The rules there are."""
 
-from neuronprof.analyze.advice import communication, compute, host, memory, pipeline, ranks
+from neuronprof.analyze.advice import communication, compute, host, memory, onchip, pipeline, ranks
 from neuronprof.analyze.advice.rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -13,6 +13,9 @@ RULES: tuple[Rule, ...] = (
     memory.UnfusedAttention(),
     memory.LayoutCopies(),
     memory.RecomputeWithRoom(),
+    onchip.Spills(),
+    onchip.SbufReuse(),
+    onchip.SmallTransfers(),
     communication.LateGradientSync(),
     communication.SmallCollectives(),
     communication.SyncEveryMicrobatch(),

@@ -61,6 +61,21 @@ WORDING: dict[str, dict[str, str]] = {
         "jax": "Leave out jax.checkpoint, or give it a policy that keeps what products make.",
         "": "Keep the activations, at least of some layers.",
     },
+    "less at a time": {
+        "torch": "Work on less at a time: more --microbatches, gradient accumulation over smaller batches, a larger --tp, fused operators.",
+        "jax": "Work on less at a time: scan over smaller batches and add up their gradients, or shard the wide tensors over more devices.",
+        "": "Work on less at a time: smaller micro-batches, wide tensors divided over more ranks, fused operators.",
+    },
+    "load once": {
+        "torch": "Load it once: one product with the weights side by side (a fused q, k and v), a fused loss; or smaller micro-batches.",
+        "": "Load it once: one product with the weights side by side, a fused loss; or smaller micro-batches.",
+    },
+    "smaller products": {
+        "": "Divide these products over more ranks (tensor or sequence parallel), or cut them so that one operand fits a quarter of SBUF.",
+    },
+    "larger pieces": {
+        "": "Move larger pieces: contiguous tensors instead of slices of rows, a larger batch, small tensors joined into one.",
+    },
     "prefetch": {
         "torch": "Gather a block's weights while the one before it runs: --prefetch 1, or fully_shard's set_modules_to_forward_prefetch.",
         "jax": "Gather a layer's weights while the one before it runs: XLA's latency-hiding scheduler.",

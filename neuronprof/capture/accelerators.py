@@ -12,7 +12,7 @@ import torch
 
 from neuronprof.capture import engine as engines
 from neuronprof.capture import placement
-from neuronprof.capture.patching import Patches, called_by_user
+from neuronprof.capture.patching import Patches, called_by_trainer, called_by_user
 from neuronprof.errors import NeuronprofError
 from neuronprof.hardware.load import load_chip
 
@@ -123,6 +123,11 @@ def _on_stream(stream: Stream | None) -> Iterator[None]:
     yield
 
 
+def _available(kind: str, depth: int) -> bool:
+    """Whether the frame `depth` above may see the device: a library of trainers takes the first that it finds, so it finds one kind."""
+    return called_by_user(depth) or (kind == "cuda" and called_by_trainer(depth))
+
+
 def _devices() -> int:
     """Devices of this host: as many as it has ranks of the job."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -150,10 +155,10 @@ def _surface(kind: str) -> dict[str, Any]:
             placement.select(kind, self.previous)
 
     return {
-        "is_available": lambda: called_by_user(),
+        "is_available": lambda: _available(kind, 3),
         "is_initialized": lambda: True,
         "init": lambda: None,
-        "device_count": lambda: _devices() if called_by_user() else 0,
+        "device_count": lambda: _devices() if _available(kind, 3) else 0,
         "current_device": lambda: placement.current_index(kind),
         "set_device": lambda device: placement.select(kind, _device_index(device, kind)),
         "device": selected,

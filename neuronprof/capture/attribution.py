@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from neuronprof.capture.patching import LIBRARY_FOLDERS, is_users
 from neuronprof.terms import PHASES, Phase
 
 _graph_task = torch._C._current_graph_task_id
@@ -18,9 +19,6 @@ _grad_enabled = torch.is_grad_enabled
 _NO_SEQUENCE = 2**63  # AccumulateGrad's sequence number lies above
 _CHECKPOINT = str(Path("torch", "utils", "checkpoint.py"))
 _FUNCTION = str(Path("torch", "autograd", "function.py"))
-_OWN = str(Path(__file__).parent.parent)
-_LIBRARIES = ("site-packages", "dist-packages")
-_STDLIB = str(Path(weakref.__file__).parent)
 
 FORWARD = PHASES.index(Phase.FORWARD)
 BACKWARD = PHASES.index(Phase.BACKWARD)
@@ -143,10 +141,9 @@ class Sources:
 
     def _is_users(self, file: str) -> bool:
         folder = self.script_folder
-        if folder and any(part in folder for part in _LIBRARIES) and file.startswith(folder):
+        if folder and any(part in folder for part in LIBRARY_FOLDERS) and file.startswith(folder):
             return True
-        foreign = file.startswith(("<", _OWN, _STDLIB)) or any(part in file for part in _LIBRARIES)
-        return not foreign
+        return not file.startswith("<") and is_users(file)
 
     def names(self) -> tuple[str, ...]:
         """'train.py:12' relative to the script's folder where it is inside, else the absolute path; '' for entry 0."""

@@ -23,12 +23,11 @@ from neuronprof.capture.simtensor import Sim
 from neuronprof.capture.tape import Entry, Tape
 from neuronprof.graph.ir import Recording
 
-_Tensor = torch.Tensor
-_Parameter = torch.nn.Parameter
+_Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
 _mode = torch._C._get_dispatch_mode
-_FAKE = torch._C._TorchDispatchModeKey.FAKE
-_PROXY = torch._C._TorchDispatchModeKey.PROXY
-_FUNCTIONAL = torch._C._TorchDispatchModeKey.FUNCTIONAL
+_MODES = torch._C._TorchDispatchModeKey
+_FAKE, _PROXY, _FUNCTIONAL = _MODES.FAKE, _MODES.PROXY, _MODES.FUNCTIONAL
+_READ = torch.ops.aten._local_scalar_dense.default
 _sequence = torch.autograd._get_sequence_nr
 _MOST_ENTRIES = 1 << 16
 _NODES = 40
@@ -174,10 +173,11 @@ class Engine(TorchDispatchMode):
             return first
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:
-        if not self._threads:
+        there = func is _READ and placement.on_host(args[0])  # as DistributedDataParallel's flags of unused parameters
+        if not self._threads and not there:
             return self._execute(func, args, kwargs, simulated)
         with self.tape.lock:
-            if not self.tape.prepares((*args, *kwargs.values())):
+            if not there and not self.tape.prepares((*args, *kwargs.values())):
                 return self._execute(func, args, kwargs, simulated)
             with self.on_host():
                 return self._execute(func, args, kwargs, simulated)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -75,7 +76,9 @@ class Patches:
                 setattr(owner, name, value)
 
 
-_LIBRARIES = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+LIBRARY_FOLDERS = ("site-packages", "dist-packages")
+_LIBRARIES = {sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+_LIBRARIES |= {folder for folder in sys.path if any(Path(folder).glob("*.dist-info"))}  # pip install --target
 _NOT_USER = (*{f"{folder}{os.sep}" for folder in _LIBRARIES}, f"{Path(__file__).parents[1]}{os.sep}", "<frozen ")
 _is_user_file: dict[str, bool] = {}
 _is_torch_file: dict[str, bool] = {}
@@ -89,11 +92,23 @@ def called_by_user(depth: int = 2) -> bool:
     return is_users(sys._getframe(depth).f_code.co_filename)
 
 
+_TRAINERS = re.compile(
+    r"/(accelerate|composer|fastai|ignite|lightning|lightning_fabric|pytorch_lightning)/"
+    r"|/transformers/(training_args|trainer|utils/import_utils)\.py$"
+)
+
+
+def called_by_trainer(depth: int = 2) -> bool:
+    """Whether the frame `depth` above this one is of a library that chooses the device in the script's place."""
+    return _TRAINERS.search(sys._getframe(depth).f_code.co_filename) is not None
+
+
 def is_users(filename: str) -> bool:
     """Whether a file is the user's."""
     known = _is_user_file.get(filename)
     if known is None:
-        known = _is_user_file[filename] = not filename.startswith(_NOT_USER)
+        known = not filename.startswith(_NOT_USER) and not any(part in filename for part in LIBRARY_FOLDERS)
+        _is_user_file[filename] = known
     return known
 
 

@@ -78,6 +78,11 @@ def placed(tensor: torch.Tensor) -> torch.device:
     return label
 
 
+def on_host(tensor: torch.Tensor) -> bool:
+    """Whether a script that uses a device has the tensor on the host."""
+    return bool(_in_use) and placed(tensor) == HOST
+
+
 def inherit(operands: Iterable[Any], result: Any) -> None:
     """Results of an operator with an operand on the device are on that device too, unless their storage has a label already.
 

@@ -31,6 +31,7 @@ _FROM_DATA = frozenset({"tensor", "as_tensor", "asarray"})
 def install(patches: Patches) -> None:
     """Lets the rest of the process use the simulated devices, until patches is undone."""
     placement.reset()
+    patches.on_exit(placement.reset)  # a script that runs later in this process has a device of its own
     patches.on_exit(_defaults())
     devicename.register()
     default_device._device_constructors()  # is cached: must hold PyTorch's own functions, not the ones set below

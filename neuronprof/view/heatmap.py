@@ -31,9 +31,9 @@ def figure(found: "Map") -> "UIElement":
     from bokeh.palettes import Cividis256
     from bokeh.plotting import figure as new_figure
 
-    beside = _beside(len(found.ranks))
-    rows = -(-len(found.ranks) // beside)
-    images = {name: [_folded(values, beside)] for name, values in found.values.items()}
+    across = beside(len(found.ranks))
+    rows = -(-len(found.ranks) // across)
+    images = {name: [_folded(values, across)] for name, values in found.values.items()}
     first = next(iter(images))
     source = ColumnDataSource({"image": images[first]})
     extents = {name: look.extent(image) for name, [image] in images.items()}
@@ -42,14 +42,14 @@ def figure(found: "Map") -> "UIElement":
     plot = new_figure(
         x_range=Range1d(-0.5, len(found.steps) - 0.5, bounds="auto"), y_range=Range1d(rows - 0.5, -0.5, bounds="auto"),
         height=int(np.clip(22 * rows + 60, _LOWEST, _HIGHEST)), sizing_mode="stretch_width", name="rank map",
-        tools="pan,wheel_zoom,box_zoom,reset,save,tap", x_axis_label="step" + (f", {beside} ranks beside each other" if beside > 1 else ""),
+        tools="pan,wheel_zoom,box_zoom,reset,save,tap", x_axis_label="step" + (f", {across} ranks beside each other" if across > 1 else ""),
         y_axis_label="rank",
     )  # fmt: skip
     look.apply(plot, 70)
     look.name_axes(plot)
     plot.grid.visible = False
     drawn = plot.image("image", x=-0.5, y=-0.5, dw=len(found.steps), dh=rows, source=source, color_mapper=mapper)
-    about = {"ranks": found.ranks, "steps": found.steps, "beside": beside}
+    about = {"ranks": found.ranks, "steps": found.steps, "beside": across}
     _axes(plot, about)
     _bar(plot, mapper)
     _hover(plot, drawn, about)
@@ -62,7 +62,7 @@ def figure(found: "Map") -> "UIElement":
     return column(choice, plot, sizing_mode="stretch_width")
 
 
-def _beside(ranks: int) -> int:
+def beside(ranks: int) -> int:
     """How many ranks stand side by side: a power of two, as jobs have groups of."""
     return 1 << max(0, (max(1, ranks) - 1) // _ROWS).bit_length()
 

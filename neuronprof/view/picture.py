@@ -140,7 +140,7 @@ def _axis(drawing: Canvas, panel: _Panel, top: int, bottom: int) -> None:
     for tick in range(first, math.floor(panel.end / step) + 1):
         x = panel.x(tick * step)
         drawing.line([(x, top), (x, bottom)], look.LINE)
-        label = _instant(tick * step, step, max(abs(panel.start), abs(panel.end)))
+        label = instant(tick * step, step, max(abs(panel.start), abs(panel.end)))
         half = canvas.width(label, 11) / 2
         drawing.text((min(max(x, half), WIDTH - half - 4), top - 7), label, 11, look.FAINT, "middle")
 
@@ -151,7 +151,7 @@ def _step(least: float) -> float:
     return next((power * n for n in _TICKS if power * n >= least), power * 10)
 
 
-def _instant(ns: float, step: float, largest: float) -> str:
+def instant(ns: float, step: float, largest: float) -> str:
     """A time with as many decimals as the distance between ticks needs, in the unit of the largest."""
     scale, unit = next(((s, u) for s, u in _UNITS if largest >= s), _UNITS[-1])
     return f"{ns / scale:.{max(0, math.ceil(math.log10(scale / step) - 1e-9))}f} {unit}"

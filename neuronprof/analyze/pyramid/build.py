@@ -22,7 +22,7 @@ from neuronprof.terms import ROLES, Engine, Phase
 if TYPE_CHECKING:
     from neuronprof.trace.reader import TraceFile
 
-VERSION = 4  # of what is kept on disk
+VERSION = 5  # of what is kept on disk
 CROWD = 16  # events a bin from which on a level is kept; finer ones are summed when they are looked at
 AT_ONCE = 2_000_000  # events summed at once
 MOST_BINS = 2**22  # of a quantity's finest level

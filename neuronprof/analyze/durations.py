@@ -61,6 +61,20 @@ class Worked:
     seconds: float
 
 
+def read_operands(text: str) -> tuple[str, dict[str, float]]:
+    """An event's formula and what it is given, from the event's `operands`.
+
+    Raises:
+        NeuronprofError: it is something else.
+    """
+    try:
+        return formula.read(text)
+    except ValueError as error:
+        raise NeuronprofError(
+            f"The trace has '{text[:40]}' for a formula and its operands; record it again."
+        ) from error
+
+
 def worked(event: Event, metadata: Mapping[str, Any]) -> Worked:
     """The duration of an event that has operands; event: columns of its row.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof import formula
+from neuronprof.analyze import durations
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State
 from neuronprof.analyze.flow import quantity
 from neuronprof.analyze.grouping import Groups
@@ -89,7 +89,7 @@ def _fill(operands: str, context: Context) -> float:
     rows, columns = quantity(context, "tensor.rows"), quantity(context, "tensor.columns")
     if operands.partition(" ")[0] not in _PRODUCTS or not np.isfinite(rows * columns):
         return 1.0
-    _, sides = formula.read(operands)
+    _, sides = durations.read_operands(operands)
     shortest = max(quantity(context, "tensor.interval_min"), quantity(context, "tensor.weight_load"))
     moving = shortest * np.ceil(sides["N"] / quantity(context, "tensor.moving_max"))
     return float(_whole(sides["K"], rows) * _whole(sides["M"], columns) * sides["N"] / max(sides["N"], moving))
@@ -102,6 +102,6 @@ def _whole(side: float, array: float) -> float:
 
 def _throttled(operands: str, context: Context) -> float:
     """The share of a product's time by which it is longer for a cold array, as its formula (matmul_cold) has it."""
-    name, given = formula.read(operands)
+    name, given = durations.read_operands(operands)
     longer = given.get("cold", 0.0) * (1 / quantity(context, "tensor.cold_speed", 1.0) - 1)
     return longer / (1 + longer) if name == "matmul_cold" else 0.0

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof import formula, units
+from neuronprof import units
+from neuronprof.analyze import durations
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State, add
 from neuronprof.analyze.flow import HOST_COPIES
 from neuronprof.analyze.grouping import Groups
@@ -123,10 +124,7 @@ def _operands(word: str) -> Mapping[str, float]:
     """The operands that a word of the trace names; none where it has nothing to tell here."""
     if f"{RELOAD}=" not in word and f"{REREAD}=" not in word:
         return {}
-    try:
-        return formula.read(word)[1]
-    except ValueError:
-        return {}
+    return durations.read_operands(word)[1]
 
 
 def _runs(rows: Events) -> NDArray[np.int64]:

@@ -3,7 +3,8 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuronprof.errors import NeuronprofError
@@ -46,6 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has had enough: that is no error. Nothing may be flushed into the closed pipe at exit.
         sys.stdout = None
         return 0
+
+
+def spare_inputs(output: str | None, inputs: Iterable[str | Path]) -> None:
+    """Refuses an output that is one of the inputs: what is read would be gone.
+
+    Raises:
+        NeuronprofError: it is.
+    """
+    for path in map(Path, inputs):
+        try:
+            same = output is not None and path.samefile(output)
+        except (OSError, ValueError):  # one of them does not exist
+            same = False
+        if same:
+            raise NeuronprofError(f"{output} is read and would be written over; choose another output.")
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from neuronprof import units
+from neuronprof.cli import spare_inputs
 from neuronprof.errors import NeuronprofError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Checks the limits; returns 1 if one is not kept."""
     from neuronprof.analyze import gate
 
+    spare_inputs(args.junit, filter(None, (args.trace, args.baseline)))
     limits = list(_limits(args).values())
     figures = _summary(args.trace)
     if args.baseline:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from neuronprof import units
+from neuronprof.cli import spare_inputs
 from neuronprof.errors import NeuronprofError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     if len(args.traces) < 2:
         raise NeuronprofError("One trace has nothing to be compared with; give two or more.")
+    spare_inputs(args.output, args.traces)
     traces = [opened(path) for path in args.traces]
     runs = [compare.read(trace) for trace in traces]
     differences = compare.compare(runs)

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from neuronprof import units
+from neuronprof.cli import spare_inputs
 from neuronprof.errors import NeuronprofError
 
 
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from neuronprof.exchange.selected import Selection
 
     output = Path(args.output)
+    spare_inputs(args.output, [args.trace])
     if not output.parent.is_dir():
         raise NeuronprofError(f"The folder {output.parent} does not exist; make it, or choose another with -o.")
     selection = Selection(opened(args.trace), args.rank, _time(args.start), _time(args.end))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuronprof import units
+from neuronprof.cli import spare_inputs
 from neuronprof.errors import NeuronprofError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from neuronprof.trace import storage
 
     paths = [Path(file) for file in args.files]
+    spare_inputs(args.output, paths)
     if args.output:
         storage.check(args.output)
     for path in paths:

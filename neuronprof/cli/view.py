@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neuronprof import units
+from neuronprof.cli import spare_inputs
 from neuronprof.errors import NeuronprofError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise NeuronprofError(
             f"--rank, --from and --to are for a picture of the timeline; leave them out with --page {args.page}."
         )
+    spare_inputs(args.output, args.trace)
     traces = [opened(path) for path in args.trace]
     return _write(traces, args) if args.output else _serve(traces, args)
 

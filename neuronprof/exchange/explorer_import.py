@@ -19,7 +19,7 @@ from neuronprof.errors import NeuronprofError
 from neuronprof.exchange import clocks
 from neuronprof.exchange.breakdown import Breakdown, split
 from neuronprof.exchange.explorer import CC, DIRECTION, DMA, FIELDS, FLOW, INSTRUCTION, METADATA
-from neuronprof.exchange.imported import Imported
+from neuronprof.exchange.imported import Imported, check_extent
 from neuronprof.exchange.ranks import numbered
 from neuronprof.terms import Engine, Kind
 from neuronprof.trace.writer import TraceWriter
@@ -45,7 +45,8 @@ _NUMBERS = {
 _ID = "own id"  # of a row in its table, for the flows
 _MISSING = {"collective": -1}
 _SCALE = {"picoseconds": 1e-3, "nanoseconds": 1, "microseconds": 1e3, "milliseconds": 1e6, "seconds": 1e9}
-_MOST = {"queue": 2**15 - 1, "core": 2**15 - 1}
+_LARGEST = 2**61
+_MOST = {"bytes": 2**48 - 1, "queue": 2**15 - 1, "core": 2**15 - 1}
 
 Rows = dict[str, Any]
 
@@ -82,6 +83,7 @@ def write(paths: Sequence[Path], output: Path, progress: Callable[[str, int, int
     for number, place in enumerate(places):
         progress("profile", number, len(places))
         profiles.append(_Profile(place))
+        check_extent(min(int(one.rows["start_ts"].min()) for one in profiles), int(profiles[-1].end.max()), place)
     ranks = numbered([None] * len(places), places)
     offsets = clocks.align(ranks, [profile.ends for profile in profiles])
     first = min(int(profile.rows["start_ts"].min()) + o.offset_ns for profile, o in zip(profiles, offsets, strict=True))
@@ -154,10 +156,8 @@ class _Profile:
         end = self.end
         found = np.full(len(end), -1)
         for flows in self._tables(FLOW):
-            columns = [_column(flows, (name,)) for name in ("in_table", "in_id", "out_table", "out_id")]
-            for in_table, in_id, out_table, out_id in zip(
-                *(c.to_pylist() for c in columns if c is not None), strict=True
-            ):
+            columns = [_texts(flows, (name,)) for name in ("in_table", "in_id", "out_table", "out_id")]
+            for in_table, in_id, out_table, out_id in zip(*columns, strict=True):
                 source, target = (
                     place.get(f"{_table(in_table)} {in_id}", -1),
                     place.get(f"{_table(out_table)} {out_id}", -1),
@@ -171,12 +171,9 @@ class _Profile:
         """What SchemaFields says of each field's unit."""
         found = {}
         for fields in self._tables(FIELDS):
-            columns = [_column(fields, (name,)) for name in ("table_name", "field_name", "field_unit")]
-            if all(column is not None for column in columns):
-                for table, field, unit in zip(
-                    *(column.to_pylist() for column in columns if column is not None), strict=True
-                ):
-                    found[_plain(table or ""), _plain(field or "")] = (unit or "").lower()
+            columns = [_texts(fields, (name,)) for name in ("table_name", "field_name", "field_unit")]
+            for table, field, unit in zip(*columns, strict=True):
+                found[_plain(table or ""), _plain(field or "")] = (unit or "").lower()
         return found
 
     def _tables(self, name: str) -> Iterator[pa.Table]:
@@ -203,7 +200,8 @@ class _Profile:
         for ours, names in _TEXTS.items():
             rows[ours] = _texts(table, names)
         for ours, names in _NUMBERS.items():
-            rows[ours] = np.minimum(_numbers(table, names, _MISSING.get(ours, 0)), _MOST.get(ours, 2**62))
+            least = _MISSING.get(ours, 0)
+            rows[ours] = np.clip(_numbers(table, names, least), least, _MOST.get(ours, 2**60 - 1))
         rows["kind"] = np.full(len(start), kind.value, object)
         rows[_ID] = np.array(
             [f"{name} {number}" for number in _numbers(table, ("op_id",) if name == CC else ("id",), -1).tolist()],
@@ -243,30 +241,40 @@ def _times(
     if found is None:
         return None
     scale = _SCALE.get(units.get((_plain(name), _plain(found)), ""), 1)
-    values = _numbers(table, (found,), 0)
-    return values if scale == 1 else np.rint(values * scale).astype(np.int64)
+    values = _whole(_column(table, (found,)), 0)
+    return values if values is None or scale == 1 else np.rint(values * scale).astype(np.int64)
 
 
 def _numbers(table: pa.Table, names: Sequence[str], missing: int) -> NDArray[np.int64]:
-    column = _column(table, names)
+    """A column of whole numbers; `missing` where it has none."""
+    found = _whole(_column(table, names), missing)
+    return np.full(table.num_rows, missing, np.int64) if found is None else found
+
+
+def _whole(column: pa.ChunkedArray | None, missing: int) -> NDArray[np.int64] | None:
+    """A column as whole numbers, whatever holds them, times in nanoseconds; None if it holds no numbers."""
     if column is None:
-        return np.full(table.num_rows, missing, np.int64)
+        return None
+    for has, kind in ((pa.types.is_timestamp, pa.timestamp("ns")), (pa.types.is_duration, pa.duration("ns"))):
+        column = column.cast(kind) if has(column.type) else column
+    fractions = pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)
     try:
-        return (
-            column.cast(pa.float64() if pa.types.is_floating(column.type) else pa.int64())
-            .fill_null(missing)
-            .to_numpy()
-            .astype(np.int64)
-        )
+        values = column.cast(pa.float64() if fractions else pa.int64()).fill_null(missing).to_numpy()
     except pa.ArrowException:
-        return np.full(table.num_rows, missing, np.int64)
+        return None
+    if fractions:
+        values = np.where(np.isfinite(values), values, missing)
+    return np.clip(values, -_LARGEST, _LARGEST).astype(np.int64)
 
 
 def _texts(table: pa.Table, names: Sequence[str]) -> NDArray[np.object_]:
     column = _column(table, names)
     if column is None:
         return np.full(table.num_rows, None, object)
-    texts: NDArray[np.object_] = column.cast(pa.string()).to_numpy(zero_copy_only=False).astype(object)
+    try:
+        texts: NDArray[np.object_] = column.cast(pa.string()).to_numpy(zero_copy_only=False).astype(object)
+    except pa.ArrowException:  # lists, or bytes that are no text
+        return np.full(table.num_rows, None, object)
     texts[texts == ""] = None
     return texts
 

@@ -161,10 +161,12 @@ class _Collected:
         device = _whole(args.get("device", event.get("pid")))
         if "Collective name" in args:
             self.messages[len(self.device) // len(_DEVICE_FIELDS)] = args
-        more = _whole(args.get("correlation")), _whole(args.get("bytes"), 0)
+        moved = _whole(args.get("bytes"), 0)
+        more = _whole(args.get("correlation")), moved if 0 <= moved < _MOST_BYTES else 0
         self.device.extend((what, self.names.code(event.get("name", "")), *times, stream, device, *more))
 
 
+_MOST_BYTES = 2**48  # of one copy; more is no size
 _LATEST = 2**62  # nanoseconds; what is later is no time
 
 

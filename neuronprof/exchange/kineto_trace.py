@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronprof.exchange import clocks, kineto
-from neuronprof.exchange.imported import Imported
+from neuronprof.exchange.imported import Imported, check_extent
 from neuronprof.exchange.jsonstream import unwatched
 from neuronprof.exchange.kineto_rows import Key, Rank, Window
 from neuronprof.exchange.ranks import numbered
@@ -33,6 +33,8 @@ def write(paths: Sequence[Path], output: Path, progress: Progress = unwatched) -
     order = sorted(range(len(ranks)), key=ranks.__getitem__)
     profiles, ranks = [profiles[i] for i in order], [ranks[i] for i in order]
     parts = [Rank(profile, rank) for profile, rank in zip(profiles, ranks, strict=True)]
+    for part in parts:
+        check_extent(min(other.first for other in parts), part.last, part.profile.path)
     ends = [part.ends for part in parts]
     offsets = clocks.align(ranks, [_unanimous(e, ends) for e in ends])
     for part, offset in zip(parts, offsets, strict=True):

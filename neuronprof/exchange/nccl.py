@@ -23,6 +23,7 @@ _NAMES = {
 _SIZES = {"float": 4, "double": 8, "half": 2, "bfloat16": 2, "int": 4, "long": 8, "short": 2, "byte": 1, "char": 1, "bool": 1,
           "float8_e4m3fn": 1, "float8_e5m2": 1, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "float16": 2, "float32": 4,
           "float64": 8}  # fmt: skip
+_MOST_BYTES = 2**48 - 1  # of one collective; more is no size
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def message(kernel: str, args: Mapping[str, Any]) -> Message:
         Algorithm.RING if "RING" in kernel.upper() else "",
         _group(args),
         dtype,
-        elements * _SIZES.get(dtype, 0),
+        min(elements * _SIZES.get(dtype, 0), _MOST_BYTES),
         _number(args.get("Seq"), -1),
     )
 

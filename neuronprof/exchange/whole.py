@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neuronprof.errors import NeuronprofError
@@ -25,7 +25,8 @@ def whole(path: Path) -> Iterator[Path]:
             f"Cannot write {path}: {error.strerror or error}; choose another path with -o."
         ) from error
     finally:
-        _remove(partial)
+        with suppress(OSError):  # where nothing can be written, nothing is there to be removed
+            _remove(partial)
 
 
 def _remove(path: Path) -> None:

@@ -167,8 +167,9 @@ class TraceFile:
 
 # What a column can hold, as far as its statistics tell.
 _LIMITS = {
-    "step": (-1, 2**31), "chip": (0, 2**31), "core": (-1, 2**15), "rank": (0, 2**31),
-    "start_ts": (-metadata.LATEST, metadata.LATEST), "duration_ns": (0, metadata.LATEST),
+    "id": (-(2**62), 2**62), "step": (-1, 2**31), "chip": (0, 2**31), "core": (-1, 2**15), "rank": (0, 2**31), "queue": (0, 2**15),
+    "op": (-1, 2**24), "start_ts": (-metadata.LATEST, metadata.LATEST), "duration_ns": (0, metadata.LATEST),
+    "wait_ns": (0, metadata.LATEST), "bytes": (0, 2**48), "flops": (0, 2**60), "collective": (-1, 2**62), "released_by": (-1, 2**62),
 }  # fmt: skip
 
 
@@ -185,9 +186,11 @@ def _impossible(part: pq.ParquetFile, groups: list[int], names: list[str]) -> st
 
 
 def _gaps(table: pa.Table) -> str:
-    """A number that events cannot lack; '' if none is missing."""
-    needed = (name for name in table.column_names if name not in schema.STRINGS and name not in schema.LATER)
-    return next((f"events without {name}" for name in needed if name != "deps" and table[name].null_count), "")
+    """What events cannot lack; '' if nothing is missing."""
+    spared = {"deps", *schema.LATER, *schema.STRINGS} - {"engine"}
+    return next(
+        (f"events without {name}" for name in table.column_names if name not in spared and table[name].null_count), ""
+    )
 
 
 def _positions(part: pq.ParquetFile) -> dict[str, int]:

@@ -162,9 +162,13 @@ class TraceWriter:
     ) -> None:
         if self._closed:
             return
-        if self._pending_rows:
-            self._write_part(self._metadata, None)
-        self._finish_encoding()
+        try:
+            if self._pending_rows:
+                self._write_part(self._metadata, None)
+            self._finish_encoding()
+        finally:
+            if not any(self.partial.glob("part-*")):  # not one part was finished
+                _remove(self.partial)
 
     def _part(self, number: int) -> Path:
         return self.partial / f"part-{number:05d}.parquet"
@@ -186,11 +190,14 @@ class TraceWriter:
 
     def _encode(self, part: Path, chips: Sequence[pa.Table], extra: dict[bytes, Any]) -> None:
         unfinished = part.with_name(f".{part.name}")
-        with pq.ParquetWriter(unfinished, schema.ARROW, **_ENCODING) as file:
-            for rows in chips:
-                file.write_table(rows, self._rows_per_part)
-            file.add_key_value_metadata(extra)
-        unfinished.replace(part)
+        try:
+            with pq.ParquetWriter(unfinished, schema.ARROW, **_ENCODING) as file:
+                for rows in chips:
+                    file.write_table(rows, self._rows_per_part)
+                file.add_key_value_metadata(extra)
+            unfinished.replace(part)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _wait(self) -> None:
         if self._encoding:

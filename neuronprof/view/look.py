@@ -152,7 +152,9 @@ def legend(plot: "Figure") -> None:
 
 
 def legend_above(plot: "Figure") -> None:
-    """A legend in a line above a plot."""
+    """A legend in a line above a plot, where there is something to tell."""
+    if not plot.legend:
+        return
     plot.add_layout(plot.legend[0], "above")
     legend(plot)
     plot.legend.orientation, plot.legend.spacing = "horizontal", 14

@@ -1,5 +1,7 @@
 """Neuron Explorer's tables: out and in again, and versions that name things otherwise."""
 
+from decimal import Decimal
+
 import picture
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,3 +115,20 @@ def test_a_folder_that_exists_is_not_overwritten(trace, tmp_path, capsys):
     (tmp_path / "tables" / "mine").write_text("")
     assert main(["export", trace, "-o", str(tmp_path / "tables")]) == 2
     assert "exists; give the name of a folder that does not" in capsys.readouterr().err
+
+
+def test_columns_of_other_types_are_read_as_far_as_they_go(tmp_path):
+    """Starts are timestamps, durations decimals, opcodes bytes that are no text, ids lists; a table of flows lacks a column."""
+    folder = tmp_path / "profile"
+    folder.mkdir()
+    table = pa.table({
+        "start_ts": pa.array([1, 2], pa.timestamp("us")), "duration_ns": pa.array([Decimal("5.0"), None]), "engine": ["Vector", "new"],
+        "opcode": [b"\xff", b"\xfe"], "id": [[1], [2]], "raw_flops": pa.array([float("nan"), 7.0]),
+    })  # fmt: skip
+    pq.write_table(table, folder / "Instruction.parquet")
+    pq.write_table(pa.table({"in_id": [1], "in_table": ["Instruction"]}), folder / "Flow.parquet")
+    assert main(["import", str(folder), "-o", str(tmp_path / "t.parquet")]) == 0
+    assert rows(tmp_path / "t.parquet", ["engine", "name", "start_ts", "duration_ns", "flops"]) == [
+        ("vector", "", 0, 5, 0),
+        ("gpsimd", "", 1000, 0, 7),
+    ]

@@ -181,6 +181,15 @@ def test_a_bad_file_is_one_sentence(tmp_path, capsys, monkeypatch, name, output)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.json"]
 
 
+def test_a_time_that_is_none_makes_no_trace_of_centuries(tmp_path, capsys):
+    file = written(tmp_path / "a.json", [event("cpu_op", "mm", ts, 1) for ts in (1, 4_000_000_000_000_000)])
+    assert main(["import", str(file), "-o", str(tmp_path / "t.parquet")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"neuronprof: {file} is damaged: its events are 127 years apart; export it again."
+    ]
+    assert not (tmp_path / "t.parquet").exists()
+
+
 def test_a_file_cut_anywhere_is_cut_off_or_damaged(tmp_path):
     """Never a traceback, never figures of half a trace."""
     text = json.dumps({"schemaVersion": 1, "traceEvents": STEP, "displayTimeUnit": "ms"})

@@ -46,6 +46,12 @@ COLUMNS = {
     ),
     "a rank below zero": ({"rank": pa.array([0, -1, 0], pa.int32())}, "is damaged: rank goes from -1 to 0; record it again."),
     "no rank": ({"rank": pa.array([0, None, 0], pa.int32())}, "is damaged: events without rank; record it again."),
+    "no engine": ({"engine": pa.array(["dma", None, "dma"])}, "is damaged: events without engine; record it again."),
+    "a DMA queue below zero": ({"queue": pa.array([0, 0, -3], pa.int16())}, "is damaged: queue goes from -3 to 0; record it again."),
+    "more bytes than there are": (
+        {"bytes": pa.array([0, 0, 2**63 - 1])},
+        f"is damaged: bytes goes from 0 to {2**63 - 1}; record it again.",
+    ),
     "texts for numbers": (
         {"rank": pa.array(["0", "1", "2"])},
         "is not a trace that can be read: its column rank holds string, not int32.",
@@ -93,3 +99,37 @@ def test_what_is_null_counts_as_unknown(trace, capsys):
     path = changed(trace, metadata=dict.fromkeys(("machine", "mesh", "pipeline", "formulas", "given", "world_size")))
     assert main(["analyze", str(path)]) == 0
     assert "Step time" in capsys.readouterr().out
+
+
+WRITES = {
+    "view": ["view", "IN", "-o", "IN", "--no-browser"],
+    "diff": ["diff", "IN", "IN", "-o", "IN"],
+    "check": ["check", "IN", "--max", "step_time=1ns", "--junit", "IN"],
+    "export": ["export", "IN", "-o", "IN"],
+    "import": ["import", "IN", "-o", "IN"],
+}
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_what_is_read_is_not_written_over(trace, capsys, monkeypatch, verb):
+    monkeypatch.chdir(trace.parent)
+    path = trace.rename(trace.with_name("in.html"))
+    before = path.read_bytes()
+    assert main([str(path) if word == "IN" else word for word in WRITES[verb]]) == 2
+    assert capsys.readouterr().err == f"neuronprof: {path} is read and would be written over; choose another output.\n"
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_leaves_nothing_behind(trace, tmp_path, capsys, monkeypatch):
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    source = tmp_path / "in.json"
+    source.write_text('[{"ph": "X", "cat": "cpu_op", "name": "mm", "ts": 1, "dur": 1}]')
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    out = tmp_path / "out.parquet"
+    assert main(["import", str(source), "-o", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        f"neuronprof: Cannot write the trace {out}: No space left on device; choose another path with -o.\n"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.json", "trace.parquet"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof import formula
+from neuronprof.analyze import durations
 from neuronprof.trace.batch import Vocabulary
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def throttled(operands: "pa.ChunkedArray") -> NDArray[np.int64]:
     """Which events' formulas name the share of them in which the PE array was cold."""
     words = Vocabulary()
     code = coded(operands, words)
-    cold = [int("cold" in formula.read(word)[1]) for word in words.words]
+    cold = [int("cold" in durations.read_operands(word)[1]) for word in words.words]
     return np.array([*cold, 0], np.int64)[code]
 
 

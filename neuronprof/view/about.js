@@ -104,17 +104,17 @@ function describe(scene, row, part) {
 }
 
 // What memory holds by category, from the top of the stack; `part` as above.
-function held(scene, layers, slots, point, part) {
+function held(scene, name, layers, slots, point, part) {
   if (part == "title")
-    return "HBM in use"
-  const names = slotNames(scene, slots)
+    return `${name == "memory" ? "HBM" : name.toUpperCase()} in use`
+  const names = slotNames(scene.held[name], slots)
   const pairs = names.map((name, slot) => [shorten(name), size(layers[`y${slot + 1}`][point] - layers[`y${slot}`][point])]).reverse()
   pairs.push(["total", size(layers[`y${slots}`][point])])
   return pairs.map(([label, value]) => part == "labels" ? label : value).join("\n")
 }
 
-function slotNames(scene, slots) {
-  const names = scene.held.names.map((name) => name.replaceAll("_", " "))
+function slotNames(about, slots) {
+  const names = about.names.map((name) => name.replaceAll("_", " "))
   return names.length <= slots ? names : [...names.slice(0, slots - 1), "other"]
 }
 

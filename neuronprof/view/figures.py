@@ -173,20 +173,21 @@ def quantity(x_range: "Range1d", name: str, label: str) -> dict[str, Any]:
     return about
 
 
-def memory(x_range: "Range1d") -> dict[str, Any]:
-    """Bytes held in HBM over time, stacked by category, against the capacity."""
+def held(x_range: "Range1d", name: str, label: str) -> dict[str, Any]:
+    """Bytes held in a memory over time, stacked by category, against the capacity; name, label: as of `quantity`."""
     from bokeh.models import ColumnDataSource, Range1d
 
-    plot = _figure(x_range, 100, y_range=Range1d(0, 1), name="held")
+    whole = name == "memory"
+    plot = _figure(x_range, 100 if whole else 84, y_range=Range1d(0, 1), name="held" if whole else name)
     layers = [f"y{slot}" for slot in range(SLOTS + 1)]
     source = ColumnDataSource({"x": [], **{name: [] for name in layers}})
     areas = ColumnDataSource({"xs": [], "ys": [], "colour": []})
     plot.patches("xs", "ys", source=areas, fill_color="colour", fill_alpha=0.75, line_color=None)
     line = plot.line("x", layers[-1], source=source, line_color=look.INK, line_width=1, line_alpha=0.6)
-    look.quantity_axis(plot, "HBM in use", "return size(tick)")
-    _read_layers(plot, line, x_range)
+    look.quantity_axis(plot, label, "return size(tick)")
+    _read_layers(plot, line, x_range, name)
     words = look.keys(plot)
-    about = {"figure": plot, "label": "HBM in use", "source": source, "areas": areas, "slots": SLOTS, "words": words}
+    about = {"figure": plot, "label": label, "source": source, "areas": areas, "slots": SLOTS, "words": words}
     return {**about, **look.limit(plot)}
 
 
@@ -211,11 +212,11 @@ def _read_off(plot: "Figure", line: Any, about: dict[str, Any], code: str, label
     )
 
 
-def _read_layers(plot: "Figure", line: Any, x_range: "Range1d") -> None:
+def _read_layers(plot: "Figure", line: Any, x_range: "Range1d", name: str) -> None:
     """Shows what each category holds under the pointer; the categories' names are the trace's, so they too are put in as text."""
     from bokeh.models import CustomJSHover, HoverTool
 
-    then = f"return held(x_range.neuronprof.scenes[0].seen, source.data, {SLOTS}, special_vars.index, format)"
+    then = f"return held(x_range.neuronprof.scenes[0].seen, '{name}', source.data, {SLOTS}, special_vars.index, format)"
     read = CustomJSHover(
         args={"source": line.data_source, "x_range": x_range}, code=look.script("format.js", "about.js", then=then)
     )

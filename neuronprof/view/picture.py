@@ -47,7 +47,8 @@ class _Panel:
     @property
     def height(self) -> int:
         rates = sum(_GAP + _RATE for _ in self.about["rates"])
-        return _HEAD + _AXIS + _ROW * len(self.about["rows"]) + rates + (_GAP + _HELD if self.about["held"] else 0)
+        held = sum(_GAP + _HELD for _ in self.about["held"])
+        return _HEAD + _AXIS + _ROW * len(self.about["rows"]) + rates + held
 
     def x(self, time: Any) -> Any:
         """Where a time, or an array of them, stands."""
@@ -116,8 +117,9 @@ def _draw(drawing: Canvas, panel: _Panel, top: int) -> None:
     for name, about in panel.about["rates"].items():
         _rate(drawing, panel, name, about, top)
         top += _RATE + _GAP
-    if panel.about["held"]:
-        _held(drawing, panel, panel.about["held"], top)
+    for name, about in panel.about["held"].items():
+        _held(drawing, panel, name, about, top)
+        top += _HELD + _GAP
 
 
 def _title(drawing: Canvas, panel: _Panel, top: int) -> None:
@@ -251,27 +253,33 @@ def _rate(drawing: Canvas, panel: _Panel, name: str, about: Mapping[str, Any], t
         drawing.line([(_LEFT, y), (WIDTH - _RIGHT, y)], look.LIMIT)
 
 
-def _held(drawing: Canvas, panel: _Panel, about: Mapping[str, Any], top: int) -> None:
-    """Bytes held in HBM, stacked by category."""
+def _held(drawing: Canvas, panel: _Panel, name: str, about: Mapping[str, Any], top: int) -> None:
+    """Bytes held in a memory, stacked by category."""
     origin, columns = panel.detail.header["origin"], panel.detail.columns
     low, high = panel.start - origin, panel.end - origin
-    rows = window.held(panel.detail, panel.level(drawing.fineness), low, high)
-    most = float(about["most"]) or 1.0
-    drawing.text((_LEFT - 10, top + _HELD / 2), "HBM in use", 12, look.INK, "end")
-    told = f"peak {units.size(most)}" + (f" of {units.size(about['capacity'])}" if about["capacity"] else "")
+    rows = window.held(panel.detail, name, panel.level(drawing.fineness), low, high)
+    capacity = float(about["capacity"] or 0)
+    near = 0 < capacity < 4 * about["most"]
+    most = max(float(about["most"]), capacity if near else 0.0) or 1.0
+    drawing.text((_LEFT - 10, top + _HELD / 2), timeline.HELD[name], 12, look.INK, "end")
+    told = f"peak {units.size(about['most'])}" + (f" of {units.size(capacity)}" if capacity else "")
     drawing.text((_LEFT - 10, top + _HELD / 2 + 15), told, 10, look.FAINT, "end")
-    times, values = columns["held_time"][rows].astype(np.int64) + origin, columns["held_value"][rows].astype(float)
+    times, values = (columns[f"held_{name}_{part}"][rows] for part in ("time", "value"))
+    times, values = times.astype(np.int64) + origin, values.astype(float)
     tops = np.cumsum(values, axis=1) / most
     for slot in reversed(range(tops.shape[1])):  # each covers the lower part of the one above it
         line = _steps(panel, times, tops[:, slot], top + _HELD, _HELD - 22)
         colour = canvas.pale(about["colours"][slot], 0.75)
         if line:
             drawing.polygon([(line[0][0], top + _HELD), *line, (line[-1][0], top + _HELD)], colour)
+    if near:
+        y = top + _HELD - (_HELD - 22) * capacity / most
+        drawing.line([(_LEFT, y), (WIDTH - _RIGHT, y)], look.LIMIT)
     x = float(WIDTH - _RIGHT)
-    for name, colour in reversed(list(zip(about["names"], about["colours"], strict=True))):
-        name = canvas.fitted(look.plain(name), 11, 150)
-        drawing.text((x, top + 11), name, 11, look.INK, "end")
-        x -= canvas.width(name, 11) + 15
+    for word, colour in reversed(list(zip(about["names"], about["colours"], strict=True))):
+        word = canvas.fitted(look.plain(word), 11, 150)
+        drawing.text((x, top + 11), word, 11, look.INK, "end")
+        x -= canvas.width(word, 11) + 15
         drawing.boxes([(x, top + 2, x + 10, top + 12)], canvas.pale(colour, 0.75))
         x -= 14
 

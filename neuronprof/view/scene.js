@@ -101,16 +101,16 @@ function binned(scene, name, about, level) {
 }
 
 // Layers of a stack, from the bottom: y0 is zero, y1 the first category's top, and so on up to `slots`, the last ones all the rest.
-function heldBytes(scene, slots, level, {from, to}) {
+function heldBytes(scene, name, slots, level, {from, to}) {
   const out = {x: []}
   for (let slot = 0; slot <= slots; slot++)
     out[`y${slot}`] = []
-  if (!scene.held)
+  if (!scene.held[name])
     return out
   const {origin, columns} = scene
-  const times = columns.held_time
-  const kept = scene.level === undefined ? columns[`held_${level}`] : undefined
-  const values = scene.held.names.map((_, slot) => columns[`held_category_${slot}`])
+  const times = columns[`held_${name}_time`]
+  const kept = scene.level === undefined ? columns[`held_${name}_${level}`] : undefined
+  const values = scene.held[name].names.map((_, slot) => columns[`held_${name}_category_${slot}`])
   const total = kept ? kept.length : times.length
   const row = (i) => kept ? kept[i] : i
   let i = 0

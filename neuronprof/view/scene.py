@@ -23,6 +23,9 @@ _LIMITS = {
     "hbm": "hbm_bandwidth",
     "neuronlink": "neuronlink_bandwidth",
     "efa": "efa_bandwidth",
+    "memory": "hbm_capacity",
+    "sbuf": "sbuf_capacity",
+    "psum": "psum_capacity",
 }
 
 Lanes = Sequence[Mapping[str, Any]]
@@ -63,7 +66,9 @@ def shared(detail: Detail, metadata: Mapping[str, Any], packer: Packer) -> dict[
             name: {"largest": about["largest"], "limit": limits.get(name)}
             for name, about in detail.header["rates"].items()
         },
-        "held": _held_header(detail, machine.get("hbm_capacity")),
+        "held": {
+            name: _held_header(about, machine.get(_LIMITS[name])) for name, about in detail.header["held"].items()
+        },
     }
 
 
@@ -74,11 +79,8 @@ def phase_colours(words: Mapping[str, Sequence[str]], table: Mapping[str, NDArra
     return np.where(slowing[table["engine"]], tracks.PALETTE.index(tracks.WINE), phases[table["phase"]])
 
 
-def _held_header(detail: Detail, capacity: float | None) -> dict[str, Any] | None:
-    held = detail.header["held"]
-    if not held:
-        return None
-    colours = [tracks.ROLE_COLOURS.get(name, tracks.GREY) for name in held["names"]]
+def _held_header(held: Mapping[str, Any], capacity: float | None) -> dict[str, Any]:
+    colours = [tracks.HELD_COLOURS.get(name, tracks.GREY) for name in held["names"]]
     return {"names": held["names"], "most": held["most"], "capacity": capacity, "colours": colours}
 
 
@@ -90,10 +92,10 @@ def whole(detail: Detail, metadata: Mapping[str, Any], reasons: Reasons) -> NDAr
     header["reasons"] = reasons.texts
     for name, about in header["rates"].items():
         about |= _whole_rate(detail, name, packer)
-    if header["held"]:
-        _add_held(detail, slice(None), packer)
+    for name in header["held"]:
+        _add_held(detail, name, slice(None), packer)
         for level in range(1, detail.header["top"] + 1):
-            packer.add(f"held_{level}", window.held(detail, level, 0, header["span"] + 1), delta=True)
+            packer.add(f"held_{name}_{level}", window.held(detail, name, level, 0, header["span"] + 1), delta=True)
     return compressed(packer.pack(header))
 
 
@@ -105,8 +107,8 @@ def part(detail: Detail, level: int, start: int, end: int) -> bytes:
     header["lanes"] = _part_lanes(detail, level, (low, high), packer)
     rates = {name: window.rate(detail, name, level, low, high) for name in detail.header["rates"]}
     header["rates"] = {name: _part_rate(name, rate, packer) for name, rate in rates.items() if rate}
-    if detail.header["held"]:
-        _add_held(detail, window.held(detail, level, low, high), packer)
+    for name in detail.header["held"]:
+        _add_held(detail, name, window.held(detail, name, level, low, high), packer)
     return packer.pack(header)
 
 
@@ -252,11 +254,11 @@ def _part_rate(name: str, rate: window.Rate, packer: Packer) -> dict[str, Any]:
     return {"scale": scale, "bin": rate.bin_ns, "first": rate.first}
 
 
-def _add_held(detail: Detail, rows: Any, packer: Packer) -> None:
-    packer.add("held_time", detail.columns["held_time"][rows], delta=True)
-    values = detail.columns["held_value"][rows]
+def _add_held(detail: Detail, name: str, rows: Any, packer: Packer) -> None:
+    packer.add(f"held_{name}_time", detail.columns[f"held_{name}_time"][rows], delta=True)
+    values = detail.columns[f"held_{name}_value"][rows]
     for place in range(values.shape[1]):
-        packer.add(f"held_category_{place}", values[:, place], delta=True)
+        packer.add(f"held_{name}_category_{place}", values[:, place], delta=True)
 
 
 def _legend(detail: Detail, table: Mapping[str, NDArray[Any]]) -> dict[str, list[tuple[str, int]]]:

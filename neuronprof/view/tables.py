@@ -120,6 +120,18 @@ _MEMORY_RANKS = Table(
         Shown("peak_bytes", "Peak", "bytes"), Shown("capacity_share", "Of capacity", "share", 110),
     ),
 )  # fmt: skip
+_ON_CHIP = Table(
+    "on_chip",
+    "on_chip",
+    "What SBUF and PSUM hold at their fullest, on the rank where that is most; and on average over time and ranks.",
+    (
+        Shown("memory", "Memory"), Shown("rank", "Rank", "number"), Shown("peak_ts", "At", "time"),
+        Shown("resident_bytes", "Resident", "bytes"), Shown("tiles_bytes", "Tiles", "bytes"),
+        Shown("partial_sums_bytes", "Partial sums", "bytes", 110), Shown("peak_bytes", "Peak", "bytes"),
+        Shown("peak_share", "Of capacity", "share", 110), Shown("mean_bytes", "Mean", "bytes"),
+        Shown("mean_share", "Of capacity", "share", 110),
+    ),
+)  # fmt: skip
 _STAGES = Table(
     "schedule",
     "schedule_stages",
@@ -136,7 +148,7 @@ PAGES: dict[str, tuple[Table, ...]] = {
     "operators": (_BY_OPERATOR,),
     "communication": (_COLLECTIVES,),
     "roofline": (_ROOFLINE,),
-    "memory": (_MEMORY, _MEMORY_RANKS),
+    "memory": (_MEMORY, _ON_CHIP, _MEMORY_RANKS),
     "schedule": (_STAGES,),
 }
 

@@ -94,7 +94,9 @@ class Timeline {
   known() {
     const [{shared}] = this.scenes, {rates, held} = shared
     const has = {
-      memory: held,
+      memory: held.memory,
+      sbuf: held.sbuf,
+      psum: held.psum,
       mfu: rates.mfu?.limit,
       flops: rates.flops && !(rates.mfu?.limit && shared.legend.phase.every(([phase]) => phase != "recompute")),
     }
@@ -254,10 +256,11 @@ class Timeline {
     for (const [name, {source, areas, words, figure, slots}] of Object.entries(this.models.quantities))
       if (!slots && seen.rates[name])
         source.data = rate(seen, name, at, drawn.from, drawn.to)
-      else if (slots && seen.held) {
-        source.data = heldBytes(seen, slots, at, drawn)
-        areas.data = stacked(source.data, slots, seen.held)
-        nameLayers(figure, this.models.main.inner_width, words, slotNames(seen, slots), seen.held)
+      else if (slots && seen.held[name]) {
+        const about = seen.held[name]
+        source.data = heldBytes(seen, name, slots, at, drawn)
+        areas.data = stacked(source.data, slots, about)
+        nameLayers(figure, this.models.main.inner_width, words, slotNames(about, slots), about)
       }
   }
 
@@ -308,7 +311,7 @@ class Rectangles {
 
 // Brings a quantity's plot to the scale of its limit and its largest value.
 function adapt(name, {figure, limit, note, slots}, shared) {
-  const about = slots ? shared.held : shared.rates[name]
+  const about = (slots ? shared.held : shared.rates)[name]
   const capacity = slots ? about.capacity : about.limit
   const most = slots ? about.most : about.largest
   const near = capacity && (!slots || most > NEAR * capacity)

@@ -35,6 +35,7 @@ QUANTITIES = {
     "flops": "Tensor FLOP/s",
     "mfu": "MFU",
 }
+HELD = {"memory": "HBM in use", "sbuf": "SBUF in use", "psum": "PSUM in use"}
 COLOURINGS = ("phase", "opcode", "engine")
 
 
@@ -182,7 +183,7 @@ def layout(shown: Shown, source: Mapping[str, Any], colour: str) -> "UIElement":
     main, drawn = figures.lanes(x_range)
     strip, strip_source = figures.overview(x_range)
     quantities = {name: figures.quantity(x_range, name, label) for name, label in QUANTITIES.items()}
-    quantities["memory"] = figures.memory(x_range)
+    quantities |= {name: figures.held(x_range, name, label) for name, label in HELD.items()}
     choices = figures.choices(shown.choices, colour)
     legend = figures.legend()
     models = {

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from neuronprof.terms import PHASES, Engine, Phase, Role
+from neuronprof.terms import PHASES, Engine, Held, Phase, Role
 
 # Okabe and Ito's colours, told apart with any colour vision, and four of Paul Tol's for opcodes that meet on one screen, each of them
 # at a distance from the others that people with deuteranopia and protanopia see too.
@@ -57,6 +57,7 @@ ROLE_COLOURS: Mapping[str, str] = {
     Role.INPUTS: YELLOW,
     Role.WORKSPACE: PURPLE,
 }
+HELD_COLOURS: Mapping[str, str] = {**ROLE_COLOURS, Held.RESIDENT: BLUE, Held.TILES: SKY, Held.PARTIAL_SUMS: ORANGE}
 
 STEP, PHASE, REGION, THROTTLED, SLOWED = "step", "phase", "region", "throttled", "slowed"  # the bands above the engines
 _ORDER = (STEP, PHASE, REGION, THROTTLED, SLOWED, *(e.value for e in Engine if e is not Engine.HBM))

@@ -118,6 +118,23 @@ def test_hover_on_quantities(show, small):
     assert "1.5 %  (15 GFLOP/s)" in hover(tab, 400, 0, "mfu")
 
 
+def test_sbuf_and_psum_have_tracks_with_their_limits(show, tmp_path):
+    levels = [("4444....", "resident", "sbuf"), (".5551...", "tiles", "sbuf"), ("..33....", "partial_sums", "psum")]
+    events = picture.rows("tensor aaaaaaaa", scale=100)
+    events += [row for drawn, name, engine in levels for row in picture.levels(drawn, name, 100, 0, engine)]
+    machine = {"rank": picture.MACHINE | {"sbuf_capacity": 10, "psum_capacity": 1000}}
+    tab = show(open_trace(picture.write(tmp_path / "t.parquet", events, [picture.segment(0, 800)], machine=machine)))
+    shown = "() => timeline().state.figures().map(({name, left}) => [name, left[0].axis_label])"
+    assert [name for name, _ in tab.evaluate(shown)] == ["lanes", "sbuf", "psum"]
+    text = hover(tab, 250, 0, "sbuf")
+    assert [line.strip() for line in text.split("\n") if line.strip()] == [
+        "SBUF in use", "tiles", "resident", "total", "5 B", "4 B", "9 B",
+    ]  # fmt: skip
+    # SBUF is drawn to its capacity; PSUM, of which next to nothing is used, to its peak.
+    tops = "(name) => timeline().state.figures().find((figure) => figure.name == name).left[0].ticker.ticks.at(-1)"
+    assert [tab.evaluate(tops, name) for name in ("sbuf", "psum")] == [10, 3]
+
+
 def test_zoom_and_pan_move_only_along_time(show, large):
     tab = show(large)
     heights = "() => [timeline().lanes.y_range.start, timeline().lanes.y_range.end]"

@@ -2,7 +2,7 @@
 
 Columns of a Detail: of events see `tracks.Tracks`; `item_*` of coarse levels (see `spans.Items`; alike: of the longest event),
 lane after lane, level after level;
-`held_*` of HBM's content; `rate_*` of quantities, the mean of each bin, level after level; `alike_*` of what events share.
+`held_*` of what each of HELD contains; `rate_*` of quantities, the mean of each bin, level after level; `alike_*` of what events share.
 Its header says where what is: `lanes`, `bands`, `rates`, `held`, `words`, `segments`.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from neuronprof.analyze import series, spans
 from neuronprof.analyze.pyramid import alike, bands, tracks
 from neuronprof.analyze.pyramid.store import Detail, Shelf, narrow, release
-from neuronprof.terms import ROLES, Engine, Phase
+from neuronprof.terms import ROLES, Engine, Held, OnChip, Phase
 
 if TYPE_CHECKING:
     from neuronprof.trace.reader import TraceFile
@@ -34,6 +34,9 @@ RATES = {
     "flops": (Engine.TENSOR, "flops"),
     "mfu": (Engine.TENSOR, "model_flops"),
 }
+
+# Bytes held over time.
+HELD = {"memory": Engine.HBM, "sbuf": OnChip.SBUF, "psum": OnChip.PSUM}
 
 
 def build(
@@ -76,7 +79,11 @@ def build(
         for name, (engine, amount) in RATES.items()
         if (rates := _rates(found, engine, columns[amount], (origin, end), (shelf, f"rate_{name}")))
     }
-    header["held"] = _held(found, origin, top, shelf)
+    header["held"] = {
+        name: about
+        for name, memory in HELD.items()
+        if (about := _held(found, memory, origin, top, (shelf, f"held_{name}")))
+    }
     for name, column in columns.items():
         shelf.add(f"alike_{name}", column)
     shelf.add("alike_count", shared.count)
@@ -93,8 +100,9 @@ def _extent(found: tracks.Tracks, segments: list[dict[str, Any]]) -> tuple[int, 
     """Start and end of everything, nanoseconds."""
     starts = [first for first, _ in found.steps.values()] + [s["start_ts"] for s in segments]
     ends = [last for _, last in found.steps.values()] + [s["end_ts"] for s in segments]
-    starts += [int(part[0].min()) for part in found.memory if part.size]
-    ends += [int(part[1].max()) for part in found.memory if part.size]
+    held = [part for parts in found.memory.values() for part in parts]
+    starts += [int(part[0].min()) for part in held]
+    ends += [int(part[1].max()) for part in held]
     return min(starts, default=0), max(ends, default=0)
 
 
@@ -201,24 +209,26 @@ def _rates(
     return {"finest": finest, "coarsest": coarsest, "edges": edges, "largest": largest}
 
 
-def _held(found: tracks.Tracks, origin: int, top: int, shelf: Shelf) -> dict[str, Any] | None:
-    """Adds the bytes that HBM holds by category, at every change, and of each level the changes that it keeps."""
-    parts = [part for part in found.memory if part.size]
+def _held(
+    found: tracks.Tracks, memory: str, origin: int, top: int, place_of: tuple[Shelf, str]
+) -> dict[str, Any] | None:
+    """Adds the bytes that a memory holds by category, at every change, and of each level the changes that it keeps."""
+    parts, (shelf, column) = found.memory[memory], place_of
     if not parts:
         return None
     start, end, size, code = np.concatenate(parts, axis=1)
-    order = {role.value: place for place, role in enumerate(ROLES)}
+    order = {word.value: place for place, word in enumerate((*ROLES, *Held))}
     words = [*found.memory_words.words, ""]
     names = sorted({words[c] for c in np.unique(code).tolist()}, key=lambda name: order.get(name, len(order)))
     place = np.array([names.index(word) if word in names else 0 for word in words])
     steps = series.held(start - origin, end - start, size, place[code], len(names))
-    shelf.add("held_time", steps.time)
-    shelf.add("held_value", steps.value)
+    shelf.add(f"{column}_time", steps.time)
+    shelf.add(f"{column}_value", steps.value)
     edges, rows = [0], [np.zeros(0, np.int64)]
     for level in range(1, top + 1):
         rows.append(series.peaks(steps, level))
         edges.append(edges[-1] + len(rows[-1]))
-    shelf.add("held_rows", np.concatenate(rows))
+    shelf.add(f"{column}_rows", np.concatenate(rows))
     return {"names": names, "most": int(steps.value.sum(axis=1).max(initial=0)), "edges": edges}
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from neuronprof.analyze import spans
 from neuronprof.analyze.pyramid import alike, store
 from neuronprof.analyze.pyramid.store import Shelf, narrow
-from neuronprof.terms import Engine, Kind
+from neuronprof.terms import Engine, Kind, OnChip
 from neuronprof.trace.batch import Vocabulary
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from neuronprof.trace.reader import TraceFile
 
+MEMORIES = (Engine.HBM, *OnChip)
 Report = Callable[[str, float], None]  # what is being done, and the share of it that is done
 
 _TIMES = ("start_ts", "duration_ns", "wait_ns", "id")
@@ -49,7 +50,7 @@ class Tracks:
     """A rank's events in columns of `_EVENT` on the shelf, lane after lane; start is counted from `origin`, id from `first_id`.
 
     released: the id of what released an event, counted from first_id + 1 (0: nothing, or one of another rank, which then stands in
-    foreign). memory: start, end, bytes and category of what HBM holds; steps: first start and last end of each step number.
+    foreign). memory: start, end, bytes and category of what each memory holds; steps: first start and last end of each step number.
     """
 
     origin: int
@@ -59,7 +60,7 @@ class Tracks:
     alike: alike.Collector
     wait_words: list[str]
     foreign: list[tuple[int, int]] = field(default_factory=list)
-    memory: list[NDArray[np.int64]] = field(default_factory=list)
+    memory: dict[str, list[NDArray[np.int64]]] = field(default_factory=lambda: {memory: [] for memory in MEMORIES})
     memory_words: Vocabulary = field(default_factory=Vocabulary)
     steps: dict[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -173,15 +174,18 @@ def _runs(table: "pa.Table") -> Iterator[tuple[str, int, slice]]:
 
 
 def _keep_memory(table: "pa.Table", tracks: Tracks) -> None:
-    """What HBM holds; other engines' levels are not drawn."""
+    """What each memory holds."""
     if not table.num_rows:
         return
     names = alike.coded(table["name"], tracks.memory_words)
     start, duration, held = (
         table[n].fill_null(0).to_numpy().astype(np.int64) for n in ("start_ts", "duration_ns", "bytes")
     )
-    of_hbm = np.array(table["engine"].cast("string").to_numpy(zero_copy_only=False) == Engine.HBM)
-    tracks.memory.append(np.stack((start, start + duration, held, names))[:, of_hbm])
+    engine = table["engine"].cast("string").to_numpy(zero_copy_only=False)
+    rows = np.stack((start, start + duration, held, names))
+    for memory, parts in tracks.memory.items():
+        if (mine := np.array(engine == memory)).any():
+            parts.append(rows[:, mine])
 
 
 def _keep_steps(steps: dict[int, tuple[int, int]], numbers: dict[str, NDArray[np.int64]]) -> None:

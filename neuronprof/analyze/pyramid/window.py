@@ -119,15 +119,15 @@ def changes(detail: Detail, name: str, start: int, end: int) -> series.Steps:
     return series.rate(begin_of(detail, rows), _whole(detail.columns["duration"][rows]), _whole(amounts))
 
 
-def held(detail: Detail, level: int, start: int, end: int) -> NDArray[np.intp]:
-    """The rows of `held_*` that a picture at this level keeps, from the last one before `start` on."""
-    time = detail.columns["held_time"]
+def held(detail: Detail, name: str, level: int, start: int, end: int) -> NDArray[np.intp]:
+    """The rows of one of `HELD` that a picture at this level keeps, from the last one before `start` on."""
+    time = detail.columns[f"held_{name}_time"]
     if level == 0:
         rows: NDArray[Any] = np.arange(len(time))
         low, high = np.searchsorted(time, [start, end])
         return rows[max(0, int(low) - 1) : int(high)]
-    edges = detail.header["held"]["edges"]
-    rows = detail.columns["held_rows"][edges[level - 1] : edges[level]]
+    edges = detail.header["held"][name]["edges"]
+    rows = detail.columns[f"held_{name}_rows"][edges[level - 1] : edges[level]]
     low, high = (_first(time, rows, at) for at in (start, end))
     return np.asarray(rows[max(0, low - 1) : high], np.intp)
 

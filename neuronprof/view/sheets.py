@@ -103,7 +103,7 @@ def _parts(name: str, found: Found) -> list["UIElement"]:
         return comparison.parts(found.differences)
     if name == "ranks":
         return [*_schedule(found), *ranks.ranks(found.trace.totals)]
-    if name == "memory" and found.tables["memory"]["memory_over_time"].empty:
+    if name == "memory" and not found.tables["memory"]["memory_over_time"]["bytes"].any():
         return [tables.sentence("The trace does not tell what HBM holds.")]
     above = _ABOVE[name](found) if name in _ABOVE else []
     return [*above, *tables.page(name, found.tables)]

@@ -15,6 +15,14 @@ def time(ns: float) -> str:
     return f"{_digits(ns / scale)} {name}"
 
 
+def span(seconds: float) -> str:
+    """How long a job takes, in days or hours where it takes as long: 200_000 is '2.31 days'."""
+    for name, scale in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= scale:
+            return f"{_digits(seconds / scale)} {name}"
+    return time(seconds * 1e9)
+
+
 def size(count: float) -> str:
     """Bytes in binary units: 3 * 2**30 is '3 GiB'."""
     for name in "TGMK":
@@ -44,6 +52,25 @@ def parse_size(text: str) -> int:
     if not match:
         raise NeuronprofError(f"'{text}' is not a size in bytes; write it like 512, 64K, 1.5G or 25MiB.")
     return int(float(match[1]) * _BYTES[match[2].upper()])
+
+
+def parse_count(text: str) -> float:
+    """A number from '15T', '300M' or '1e12', in decimal units.
+
+    Raises:
+        NeuronprofError: the text is no number above zero.
+    """
+    scales = {prefix.upper(): scale for scale, prefix in _DECIMAL}
+    digits, scale = (
+        (text[:-1], scales[text[-1:].upper()]) if text[-1:].isalpha() and text[-1:].upper() in scales else (text, 1.0)
+    )
+    try:
+        number = float(digits) * scale
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise NeuronprofError(f"'{text}' is not a number; write it like 300M, 15T or 1e12.")
+    return number
 
 
 def parse_fraction(text: str) -> float:

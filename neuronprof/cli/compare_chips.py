@@ -30,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--chips", default=_CHIPS, metavar="NAME,...", help="machines of 'neuronprof chips' (default: %(default)s)")
     add("--count", type=int, default=_COUNT, metavar="N", help="chips of each machine (default: %(default)s)")
     add("--price", action="append", default=[], metavar="CHIP=USD", help="of one chip for an hour: h100=6.88")
+    add("--tokens", metavar="N", help="of a whole job: also how long it takes and what it costs: 15T, 300M")
+    add(
+        "--service",
+        action="append",
+        default=[],
+        metavar="NAME=USD",
+        help="one that bills a million tokens, as fine-tuning on Amazon Bedrock, beside the machines: bedrock=1.49",
+    )
     add("--json", action="store_true", help="print the table as one JSON object on the last line")
     add("--workers", type=int, metavar="N", help="processes (default: as many as the machine has cores)")
     add_script(parser.add_argument_group("script").add_argument)
@@ -48,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from neuronprof.pipeline.compare import compare
     from neuronprof.progress import Progress
 
-    machines = _machines(args)
+    machines, services = _machines(args), _named("--service", args.service, "bedrock=1.49")
+    job = units.parse_count(args.tokens) if args.tokens else 0.0
     step = sweeping.captured(args)
     with Progress() as progress:
         table = compare(
@@ -60,11 +69,32 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers or os.cpu_count() or 1,
             done=lambda n, count: progress.of("machine", n, count),
         )
+    if job and not step.tokens:
+        raise NeuronprofError(f"--tokens {args.tokens}: {args.script} trains on no tokens; leave the option out.")
+    billed = _billed(services, job)
+    if job:
+        table = _of_job(table, job)
     if args.json:
-        print(json.dumps(plain({"machines": table.to_dict("records")})))
+        print(json.dumps(plain({"machines": table.to_dict("records"), "services": billed})))
     else:
-        print(f"\n{_text(table, Path(args.script).name, step.tokens)}")
+        print(f"\n{_text(table, billed, Path(args.script).name, step.tokens)}")
     return 0
+
+
+def _of_job(table: "pd.DataFrame", tokens: float) -> "pd.DataFrame":
+    """With what a job of so many tokens takes and costs; time with nothing but steps in it."""
+    return table.assign(
+        job_tokens=tokens,
+        job_seconds=tokens / table["tokens_per_second"],
+        job_cost=tokens / 1e6 * table["cost_per_million_tokens"],
+    )
+
+
+def _billed(services: Mapping[str, float], tokens: float) -> list[dict[str, Any]]:
+    return [
+        {"service": name, "cost_per_million_tokens": usd} | ({"job_cost": tokens / 1e6 * usd} if tokens else {})
+        for name, usd in services.items()
+    ]
 
 
 def _grid(args: argparse.Namespace) -> "Grid | None":
@@ -99,20 +129,34 @@ def _machines(args: argparse.Namespace) -> "list[Machines]":
 def _prices(texts: list[str]) -> dict[str, float]:
     from neuronprof.hardware.load import load_chip
 
+    return {load_chip(chip).name: usd for chip, usd in _named("--price", texts, "h100=6.88").items()}
+
+
+def _named(option: str, texts: list[str], example: str) -> dict[str, float]:
+    """NAME=USD options as a dictionary."""
     found = {}
     for text in texts:
-        chip, _, usd = text.partition("=")
+        name, _, usd = text.partition("=")
         try:
-            found[load_chip(chip).name] = float(usd)
+            found[name] = float(usd)
         except ValueError:
-            raise NeuronprofError(f"--price {text} cannot be read; write it like h100=6.88.") from None
+            raise NeuronprofError(f"{option} {text} cannot be read; write it like {example}.") from None
     return found
 
 
-def _text(table: "pd.DataFrame", script: str, tokens: float) -> str:
+_COLUMNS = ("chip", "step", "MFU", "tokens/s", "USD/h a chip", "USD a step", "USD/M tokens")
+_OF_JOB = ("job", "USD a job")
+
+
+def _text(table: "pd.DataFrame", billed: list[dict[str, Any]], script: str, tokens: float) -> str:
     batch = f"{table['global_batch'].max():,} samples" + (f" of {tokens:,.0f} tokens" if tokens else "")
-    heads = ("chip", "step", "MFU", "tokens/s", "USD/h a chip", "USD a step", "USD/M tokens", "layout")
-    cells = [heads, *(_cells(row) for row in table.to_dict("records"))]
+    job = "job_tokens" in table
+    heads = (*_COLUMNS, *(_OF_JOB if job else ()), "layout")
+    cells = [
+        heads,
+        *(_cells(row) for row in table.to_dict("records")),
+        *(_service_cells(row, len(heads)) for row in billed),
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     left = (0, len(heads) - 1)
     lines = [
@@ -124,7 +168,8 @@ def _text(table: "pd.DataFrame", script: str, tokens: float) -> str:
     prices = ", ".join(f"{label(r)} {r['price_provenance']}" for r in table.to_dict("records"))
     return "\n".join(
         [
-            f"{script} on {table['chips'].iloc[0]} chips of each machine, each step {batch}",
+            f"{script} on {table['chips'].iloc[0]} chips of each machine, each step {batch}"
+            + (f"; the job {units.count(table['job_tokens'].iloc[0])} tokens" if job else ""),
             "",
             *lines,
             *_verdict(table),
@@ -146,8 +191,9 @@ def _verdict(table: "pd.DataFrame") -> list[str]:
     speed, cost = first["step_time_ns"] / fastest["step_time_ns"], cheapest["cost_per_step"] / first["cost_per_step"]
     return [
         "",
-        f"fastest: {label(fastest)}, {speed:.2f} times {label(first)}",
-        f"cheapest: {label(cheapest)}, {units.percent(cost)} of the cost of {label(first)}",
+        f"fastest: {label(fastest)}" + (f", {speed:.2f} times {label(first)}" if fastest is not first else ""),
+        f"cheapest: {label(cheapest)}"
+        + (f", {units.percent(cost)} of the cost of {label(first)}" if cheapest is not first else ""),
     ]
 
 
@@ -164,7 +210,7 @@ def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
             f"needs {units.size(row['over_bytes'])} more HBM a rank with " if row["status"] == sweep.TOO_LARGE else ""
         )
         why = f"{over}{sweeping.name(row)}" if over else f"{sweeping.name(row)}: {row['reason']}"
-        return (label(row), *["-"] * 3, f"{row['price_hour']:g}", "-", "-", why)
+        return (label(row), *["-"] * 3, f"{row['price_hour']:g}", "-", "-", *["-"] * (2 * ("job_tokens" in row)), why)
     known = row["tokens_per_second"] == row["tokens_per_second"]
     return (
         label(row),
@@ -174,5 +220,14 @@ def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
         f"{row['price_hour']:g}",
         f"{row['cost_per_step']:.4g}",
         f"{row['cost_per_million_tokens']:.4g}" if known else "-",
+        *((units.span(row["job_seconds"]), f"{row['job_cost']:,.0f}") if "job_tokens" in row else ()),
         sweeping.name(row),
     )
+
+
+def _service_cells(row: Mapping[str, Any], columns: int) -> tuple[str, ...]:
+    """A service tells neither its machines nor how long it takes."""
+    price = f"{row['cost_per_million_tokens']:.4g}"
+    job = ("-", f"{row['job_cost']:,.0f}") if "job_cost" in row else ()
+    found = (row["service"], *["-"] * (len(_COLUMNS) - 2), price, *job)
+    return (*found, *["-"] * (columns - len(found)))

@@ -22,6 +22,7 @@ def test_printing():
     assert units.count(4.026e15, "FLOP/s") == "4.03 PFLOP/s"
     assert units.count(12) == "12"
     assert units.percent(0.4267) == "42.7 %"
+    assert [units.span(s) for s in (0.5, 90, 5400, 200_000)] == ["500 ms", "1.5 min", "1.5 h", "2.31 days"]
 
 
 def test_parsing():
@@ -33,6 +34,16 @@ def test_parsing():
         2097152,
     ]
     assert [units.parse_fraction(t) for t in ("2%", "0.02", "0")] == [0.02, 0.02, 0.0]
+
+
+def test_numbers_are_read_with_their_prefix():
+    assert [units.parse_count(t) for t in ("15T", "300m", "1e12", "2.5k", "7")] == [15e12, 300e6, 1e12, 2500, 7]
+
+
+@pytest.mark.parametrize("text", ["", "T", "many", "-3T", "0", "nan", "inf"])
+def test_what_is_no_number_is_one_sentence(text):
+    with pytest.raises(NeuronprofError, match="is not a number; write it like 300M"):
+        units.parse_count(text)
 
 
 @pytest.mark.parametrize("text", ["", "big", "1.2.3", "5X"])

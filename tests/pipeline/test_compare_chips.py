@@ -78,9 +78,29 @@ def test_the_verb_prints_what_json_holds(capsys):
     assert f"fastest: {faster['chip']} ({faster['instance']})" in shown
 
 
+def test_a_job_of_so_many_tokens_beside_a_service_that_bills_them(capsys):
+    options = ["compare-chips", "--chips", "trainium2,p5", "--count", "1", "--values", "none"]
+    options += ["--tokens", "2T", "--service", "bedrock=1.5"]
+    assert main([*options, "--json", str(SCRIPT), *ARGUMENTS]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for row in found["machines"]:
+        assert row["job_seconds"] == pytest.approx(2e12 / row["tokens_per_second"])
+        # One chip, by the hour.
+        assert row["job_cost"] == pytest.approx(row["job_seconds"] / 3600 * row["price_hour"])
+    assert found["services"] == [{"service": "bedrock", "cost_per_million_tokens": 1.5, "job_cost": 3_000_000}]
+    assert main([*options, str(SCRIPT), *ARGUMENTS]) == 0
+    shown = capsys.readouterr().out
+    assert "the job 2 T tokens" in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith("bedrock")] == [
+        ["bedrock", "-", "-", "-", "-", "-", "1.5", "-", "3,000,000", "-"]
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--tokens", "many"), "'many' is not a number; write it like 300M, 15T or 1e12."),
+        (("--service", "bedrock"), "--service bedrock cannot be read; write it like bedrock=1.49."),
         (("--chips", "trainium2,trainium9"), "There is no chip 'trainium9'"),
         (("--price", "h100=cheap"), "--price h100=cheap cannot be read; write it like h100=6.88."),
         (

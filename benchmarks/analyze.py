@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import synthetic_trace
 
 from neuronprof.analyze import analyzer, execution, registry
+from neuronprof.analyze.passes import run
 from neuronprof.trace.reader import open_trace
 
 _CHIPS = 4
@@ -47,17 +48,17 @@ def main():
         )
         trace = open_trace(path)
         print(f"{trace.num_events:,} events on {_CHIPS} chips")
-        analyzer.run(trace, registry.ANALYZERS)  # compiles what is compiled
+        run(trace, registry.ANALYZERS)  # compiles what is compiled
         for one in registry.ANALYZERS:
             names = tuple(dict.fromkeys(analyzer.BASE + one.needs))
             bare = seconds(lambda names=names: decode(trace, names))
-            spent = seconds(lambda one=one: analyzer.run(trace, [one]))
+            spent = seconds(lambda one=one: run(trace, [one]))
             print(f"{one.name:<16} decoding {bare:6.2f} s  analyzing {spent:6.2f} s  ratio {spent / bare:5.2f}")
-        wall = seconds(lambda: analyzer.run(trace, registry.ANALYZERS), time.perf_counter)
+        wall = seconds(lambda: run(trace, registry.ANALYZERS), time.perf_counter)
         print(f"full report, one process: {wall:.1f} s")
         with execution.on(args.workers) as mapper:
-            analyzer.run(trace, registry.ANALYZERS, mapper=mapper)  # the workers have started
-            wall = seconds(lambda: analyzer.run(trace, registry.ANALYZERS, mapper=mapper), time.perf_counter)
+            run(trace, registry.ANALYZERS, mapper=mapper)  # the workers have started
+            wall = seconds(lambda: run(trace, registry.ANALYZERS, mapper=mapper), time.perf_counter)
         print(f"full report, {args.workers} workers: {wall:.1f} s")
 
 

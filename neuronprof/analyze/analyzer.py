@@ -1,16 +1,15 @@
-"""What an analyzer is, the events it is given, and the one pass over the trace that runs them all.
+"""What an analyzer is, and the events it is given.
 
 An analyzer is a frozen dataclass, one file: it names the columns it needs, maps the events of one chip to small tables, combines two such
 tables (associative, blind to order), and finishes the combined ones. So the same code runs serially, on the cores of one machine, or on a
-cluster: `run(..., mapper=pool.map)`.
+cluster, and over chips that memory cannot hold: see `passes`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, reduce
-from pathlib import Path
-from threading import get_ident
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -131,13 +130,26 @@ class Events:
 
 @dataclass(frozen=True)
 class Span:
-    """The events of one rank in one window, memory levels left out; `known`: what several analyzers ask of it, computed once."""
+    """The events of one rank in one window, memory levels left out; `known`: what several analyzers ask of it, computed once.
+
+    part_of: the window of which this one is a stretch of time, where that is too large to be held at once (see `slices`). own: the rows
+    of the chip, from the first up to before the last, that are read with this stretch; the others reach into it, ended before it, or wait
+    in it. first: whether the window begins in it.
+    """
 
     rank: int
     window: Window
     _chip: Events
     _runs: Runs
     known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    part_of: Window | None = None
+    own: tuple[int, int] | None = None
+    first: bool = True
+
+    @property
+    def whole(self) -> Window:
+        """The window, or that of which it is a stretch."""
+        return self.part_of or self.window
 
     @cached_property
     def _whole(self) -> Events:
@@ -150,10 +162,29 @@ class Span:
         end = start + events["duration_ns"]
         if len(start) and start.min() >= window.start and start.max() < window.end and end.max() <= window.end:
             return events, start, end
-        inside = (start < window.end) & (end >= window.start)
+        inside = self._inside
         if not inside.all():
             events, start, end = events.take(inside), start[inside], end[inside]
-        return events, np.maximum(start, window.start), np.minimum(end, window.end)
+        return events, np.clip(start, window.start, window.end), np.clip(end, window.start, window.end)
+
+    @property
+    def _inside(self) -> NDArray[np.bool_]:
+        start, duration = self._whole["start_ts"], self._whole["duration_ns"]
+        touches: NDArray[np.bool_] = (start < self.whole.end) & (start + duration >= self.whole.start)
+        return touches
+
+    @cached_property
+    def is_own(self) -> NDArray[np.bool_]:
+        """Of each event whether it is counted here: in one of the stretches of a window."""
+        if self.own is None:
+            return np.ones(len(self.events), bool)
+        first, last = self.own
+        lengths = self._runs.last - self._runs.first
+        return np.repeat((self._runs.first >= first) & (self._runs.first < last), lengths)[self._inside]
+
+    def once(self, name: str) -> NDArray[Any]:
+        """A column of numbers, with 0 for events that are counted in another stretch of the window."""
+        return self.events[name] if self.own is None else np.where(self.is_own, self.events[name], 0)
 
     @property
     def events(self) -> Events:
@@ -173,7 +204,7 @@ class Span:
     def of(self, engines: Iterable[str]) -> "Span":
         """The events of some engines."""
         mine = self._chip.take(self._runs.first).among("engine", engines)
-        return Span(self.rank, self.window, self._chip, self._runs.where(mine))
+        return replace(self, _runs=self._runs.where(mine), known={})
 
     def busy(self) -> int:
         """Nanoseconds of the window in which at least one of the events runs."""
@@ -186,18 +217,22 @@ class Span:
 
 @dataclass(frozen=True)
 class Chip:
-    """What an analyzer maps: all events of one chip, and the same cut into spans; metadata: of the trace."""
+    """What an analyzer maps: all events of one chip, or a piece of them, and the same cut into spans.
+
+    metadata: of the trace. ranks: those that get spans; None: those that have events.
+    """
 
     events: Events
     windows: tuple[Window, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    ranks: tuple[int, ...] | None = None
 
     @cached_property
     def spans(self) -> list[Span]:
         """A span for each rank of the chip and each window, also where nothing happened."""
         cut = [self.events[name] for name in ("rank", "step", "kind", "engine") if name in self.events.columns]
         runs = Runs.between(heads(*cut), len(self.events))
-        ranks = np.unique(self.events["rank"][runs.first]).tolist()
+        ranks = np.unique(self.events["rank"][runs.first]).tolist() if self.ranks is None else self.ranks
         runs = runs.where(~self.events.take(runs.first).among("kind", [Kind.MEMORY]))
         rank, step = (self.events[name][runs.first] for name in ("rank", "step"))
         order = np.lexsort((step, rank))
@@ -221,14 +256,26 @@ def _present(values: NDArray[Any]) -> NDArray[np.int64]:
     return np.unique(values).astype(np.int64)
 
 
+class Scope(IntEnum):
+    """What `map` must see at once so that the pieces add up to the whole: chips that are too large for memory come in pieces."""
+
+    MOMENT = 0  # any stretch of time of one rank's step, as a span tells of it; `Chip.events` are its own rows
+    STEP = 1  # a whole step of one rank
+    RANK = 2  # all steps of one rank, but only the events that `only` names
+    CHIP = 3  # everything
+
+
 class Analyzer(ABC):
     """One question to a trace; the subclass's docstring is the sentence that reports print above its tables.
 
     name: how users call it. needs: columns of the trace. keys: the state's tables, each with the columns that identify a row; the other
-    columns are added up by `combine`. tables: the finished tables, each with its columns; the first has the analyzer's name.
+    columns are added up by `combine`. tables: the finished tables, each with its columns; the first has the analyzer's name. scope: what
+    `map` has to see at once. only: for `Scope.RANK` the words that a column of the events has in which it is interested.
     """
 
     name: ClassVar[str]
+    scope: ClassVar[Scope] = Scope.CHIP
+    only: ClassVar[dict[str, tuple[str, ...]]] = {}
     needs: ClassVar[tuple[str, ...]]
     keys: ClassVar[dict[str, tuple[str, ...]]]
     tables: ClassVar[dict[str, tuple[str, ...]]]
@@ -257,62 +304,6 @@ def add(keys: list[str], *tables: "pd.DataFrame") -> "pd.DataFrame":
 BASE = schema.select("step", "rank", "kind", "start_ts", "duration_ns")
 
 
-def run(
-    trace: reader.TraceFile, analyzers: Sequence[Analyzer], *, mapper: Mapper = map, by_rank: bool = False
-) -> dict[str, dict[str, "pd.DataFrame"]]:
-    """Runs analyzers over a trace, each chip read once.
-
-    Args:
-        trace: an open trace.
-        analyzers: what to ask.
-        mapper: like `map`: applies a function to each task, here or elsewhere: `pool.map` of multiprocessing, or of a Dask client
-            `lambda function, tasks: client.gather(client.map(function, tasks))`. Functions, tasks and results pickle.
-        by_rank: read the ranks of a chip one after another, which takes the memory of one; for analyzers that relate no ranks in `map`.
-
-    Returns:
-        For each analyzer's name its finished tables.
-
-    Raises:
-        NeuronprofError: the trace is damaged.
-    """
-    context = context_of(trace)
-    tasks = [_Task(trace.path, chip, tuple(analyzers), context.windows, by_rank) for chip in trace.chips or [0]]
-    states = list(mapper(_map_chip, tasks))
-    finished = {}
-    for position, analyzer in enumerate(analyzers):
-        state = reduce(analyzer.combine, [state[position] for state in states])
-        finished[analyzer.name] = analyzer.finish(state, context)
-    return finished
-
-
-@dataclass(frozen=True)
-class _Task:
-    path: Path
-    chip: int
-    analyzers: tuple[Analyzer, ...]
-    windows: tuple[Window, ...]
-    by_rank: bool
-
-
-@lru_cache(maxsize=8)
-def _opened(path: Path, _stamp: int, _thread: int) -> reader.TraceFile:
-    """An open trace: the footers of many parts are read once a thread, not once a chip."""
-    return reader.open_trace(path)
-
-
-def _map_chip(task: _Task) -> list[State]:
-    names = tuple(dict.fromkeys(BASE + tuple(n for a in task.analyzers for n in a.needs)))
-    stamp = task.path.stat().st_mtime_ns if task.path.exists() else 0
-    trace = _opened(task.path, stamp, get_ident())
-    ranks = np.unique(trace.columns(["rank"], chip=task.chip)["rank"]).tolist() if task.by_rank else []
-    found: list[State] = []
-    for rank in ranks or [None]:
-        part = Chip(events(trace.columns(names, chip=task.chip, rank=rank)), task.windows, trace.metadata)
-        states = [analyzer.map(part) for analyzer in task.analyzers]
-        found = [a.combine(*pair) for a, *pair in zip(task.analyzers, found, states, strict=True)] if found else states
-    return found
-
-
 def events(table: pa.Table) -> Events:
     """A table of the trace as arrays."""
     columns, words = {}, {}
@@ -334,7 +325,7 @@ def _windows(trace: reader.TraceFile) -> tuple[Window, ...]:
     """The segments that the metadata names; for a trace without, the extent of each step's events."""
     segments = trace.metadata.get("segments")
     if not segments:
-        return _extents(events(trace.columns(BASE, chip=chip)) for chip in trace.chips)
+        return _extents(events(piece) for piece in trace.pieces(("step", "start_ts", "duration_ns")))
     names = ("model_flops", "hardware_flops", "model_bytes")
     windows = [
         Window(
@@ -346,10 +337,10 @@ def _windows(trace: reader.TraceFile) -> tuple[Window, ...]:
     return tuple(sorted(windows, key=lambda w: (w.start, w.end)))
 
 
-def _extents(chips: Iterable[Events]) -> tuple[Window, ...]:
-    """From the first start to the last end of each step, over all chips."""
+def _extents(pieces: Iterable[Events]) -> tuple[Window, ...]:
+    """From the first start to the last end of each step, over all pieces."""
     found: dict[int, tuple[int, int]] = {}
-    for rows in chips:
+    for rows in pieces:
         start, end = rows["start_ts"], rows["start_ts"] + rows["duration_ns"]
         for step in _present(rows["step"]).tolist():
             mine = rows["step"] == step

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import bubble
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, Span, State, add
 from neuronprof.analyze.grouping import Groups
 from neuronprof.analyze.split import codes, pieces, split
 from neuronprof.terms import COMPUTE_ENGINES, Engine, WaitFor
@@ -44,6 +44,7 @@ class Attribution(Analyzer):
     """
 
     name: ClassVar[str] = "attribution"
+    scope: ClassVar[Scope] = Scope.STEP
     needs: ClassVar[tuple[str, ...]] = schema.select(
         "engine", "name", "wait_ns", "wait_for", "op", "replica_group", *LABELS
     )

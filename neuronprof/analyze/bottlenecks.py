@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, Span, State
 from neuronprof.analyze.grouping import Groups
 from neuronprof.analyze.split import codes, pieces, split
 from neuronprof.trace import schema
@@ -32,6 +32,7 @@ class Bottlenecks(Analyzer):
     """
 
     name: ClassVar[str] = "bottlenecks"
+    scope: ClassVar[Scope] = Scope.MOMENT
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "name", "wait_ns", "wait_for", *GROUPS)
     keys: ClassVar[dict[str, tuple[str, ...]]] = {
         "steps": ("rank", "step", "class"),

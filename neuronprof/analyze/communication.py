@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from neuronprof.analyze import groups, intervals
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, Span, State, add
 from neuronprof.terms import COMPUTE_ENGINES, Collective, Engine, Kind, WaitFor
 from neuronprof.trace import schema
 
@@ -44,6 +44,7 @@ class Communication(Analyzer):
     listed: int = 5
 
     name: ClassVar[str] = "communication"
+    scope: ClassVar[Scope] = Scope.MOMENT
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "wait_ns", "wait_for", "collective", *_GROUP)
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"groups": (*_GROUP, *_TIMES), "ranks": ("rank",), "links": _GROUP[:3]}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -60,18 +61,18 @@ class Communication(Analyzer):
         import pandas as pd
 
         spans = [span for span in chip.spans if span.window.step != EVALUATION]
-        empty = pd.DataFrame({name: np.zeros(0, np.int64) for name in (*_PLACE, *_GROUP, *_SUMS)})
+        empty = pd.DataFrame({name: np.zeros(0, np.int64) for name in (*_PLACE, *_GROUP, *_TIMES, *_SUMS)})
         frame = pd.concat([empty, *filter(len, map(_collectives, spans))], ignore_index=True)
-        frame["transfer_each_ns"], frame["wait_each_ns"] = frame["transfer_ns"], frame["wait_ns"]
         by_group = add([*_GROUP, *_TIMES], frame[[*_GROUP, *_TIMES, *_SUMS]])
         links = pd.concat([empty[list(_GROUP[:3])].assign(carried=0), *map(_carried, spans)], ignore_index=True)
-        slowest = frame[list(_SLOWEST)].copy()
+        once = frame[frame["count"] > 0]
+        slowest = once.assign(transfer_ns=once["transfer_each_ns"])[list(_SLOWEST)]
         for table in (by_group, links, slowest):
             for name in table.columns.intersection(list(_TEXTS)):
                 table[name] = chip.events.text(name, table[name].to_numpy(np.int64))
         return {
             "groups": by_group,
-            "ranks": add(["rank"], frame[["rank", "bytes", *_SUMS]]),
+            "ranks": add(["rank"], frame.assign(bytes=frame["bytes"] * frame["count"])[["rank", "bytes", *_SUMS]]),
             "links": _carriers(links),
             "slowest": self._slowest(slowest),
         }
@@ -81,7 +82,8 @@ class Communication(Analyzer):
         import pandas as pd
 
         summed = {name: add(list(self.keys[name]), a[name], b[name]) for name in ("groups", "ranks")}
-        links, slowest = (pd.concat([a[name], b[name]], ignore_index=True) for name in ("links", "slowest"))
+        filled = {name: [s[name] for s in (a, b) if len(s[name])] or [a[name]] for name in ("links", "slowest")}
+        links, slowest = (pd.concat(tables, ignore_index=True) for tables in filled.values())
         return {**summed, "links": _carriers(links), "slowest": self._slowest(slowest)}
 
     def finish(self, state: State, context: Context) -> State:
@@ -132,20 +134,24 @@ def _collectives(span: Span) -> "pd.DataFrame":
 
     events = span.events
     mine = np.flatnonzero(events.among("kind", [Kind.COLLECTIVE]))
-    start, end = span.start[mine], span.end[mine]
+    start, end, once = span.start[mine], span.end[mine], span.is_own[mine].astype(np.int64)
+    began = events["start_ts"][mine]
+    whole = (np.clip(time, span.whole.start, span.whole.end) for time in (began, began + events["duration_ns"][mine]))
     busy = events.among("engine", COMPUTE_ENGINES)
     overlapped = intervals.covered(start, end, *intervals.merge(span.start[busy], span.end[busy]))
-    peer = events.among("wait_for", [WaitFor.PEER])[mine]
+    wait = np.where(events.among("wait_for", [WaitFor.PEER])[mine], events["wait_ns"][mine], 0)
     return pd.DataFrame(
         {
             "rank": np.full(len(start), span.rank),
             "step": np.full(len(start), span.window.step),
             "collective": events["collective"][mine],
-            "start_ts": events["start_ts"][mine],
+            "start_ts": began,
             **{name: events[name][mine] for name in _GROUP},
-            "count": np.ones(len(start), np.int64),
+            "transfer_each_ns": -np.subtract(*whole),
+            "wait_each_ns": wait,
+            "count": once,
             "transfer_ns": end - start,
-            "wait_ns": np.where(peer, events["wait_ns"][mine], 0),
+            "wait_ns": once * wait,
             "overlapped_ns": overlapped,
             "exposed_ns": end - start - overlapped,
         }

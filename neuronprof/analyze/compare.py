@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import TYPE_CHECKING
 
-from neuronprof.analyze import analyzer
+from neuronprof.analyze import passes
 from neuronprof.analyze.analyzer import EVALUATION, Mapper
 from neuronprof.analyze.bottlenecks import CLASSES, Bottlenecks
 from neuronprof.trace import reader
@@ -75,7 +75,7 @@ def read(trace: reader.TraceFile, mapper: Mapper = map) -> Run:
     Raises:
         NeuronprofError: the trace is damaged.
     """
-    return taken(str(trace.path), analyzer.run(trace, [Bottlenecks()], mapper=mapper)["bottlenecks"])
+    return taken(str(trace.path), passes.run(trace, [Bottlenecks()], mapper=mapper)["bottlenecks"])
 
 
 def taken(name: str, found: Mapping[str, "pd.DataFrame"]) -> Run:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import mmap
 import multiprocessing
 import shutil
@@ -13,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuronprof import units
 from neuronprof.analyze import registry
 from neuronprof.analyze.pyramid import build, store
 from neuronprof.errors import NeuronprofError
@@ -26,8 +24,7 @@ Tables = dict[str, dict[str, "pd.DataFrame"]]
 
 _SMALL = 500_000  # events that are summed beside the server; more are summed in a process of their own
 _IDENTITY = "trace.json"
-_BYTES_AN_EVENT = 480  # of a rank that is analysed, as measured on 10 million of them
-_BYTES_IN_A_STEP = 300  # an event of a step, of all ranks, for the advice, as measured on 1.4 million of them
+_LEFT_OUT = "left_out.json"
 _MOST_MAPPED = 600_000_000  # bytes of files, this program's own included
 _OFTEN = 1.0  # seconds between two looks at the trace's files
 
@@ -113,15 +110,18 @@ class Kept:
         """The results of all analyzers.
 
         Raises:
-            NeuronprofError: the trace is damaged, or a rank or step of it is too large for this machine's memory.
+            NeuronprofError: the trace is damaged.
         """
         folder = self.folder / "tables"
         if folder.is_dir():
             return _load_tables(folder)
-        if "tables" not in self._jobs:
-            _refuse_too_large(self.trace)
         self._job("tables", self.trace.num_events, _analyze, self.path, folder)
         return None
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Sentences on the analyses, empty among the tables, for which the trace is too large."""
+        return tuple(json.loads((self.folder / "tables" / _LEFT_OUT).read_text(encoding="utf-8")))
 
     def progress(self, what: str) -> tuple[str, float]:
         """What is being done for `rank N` or `tables`, and the share of it that is done."""
@@ -169,27 +169,6 @@ class _Job:
             self._worker.terminate()
 
 
-def _refuse_too_large(trace: reader.TraceFile) -> None:
-    """The analyzers hold all events of a rank at once, the advice those of a step: what does not fit would take the machine down."""
-    each = trace.num_events // max(1, len(trace.ranks))
-    needed = max(_BYTES_AN_EVENT * each, _BYTES_IN_A_STEP * trace.num_events // max(1, len(trace.steps)))
-    free = _free_memory()
-    if needed > free:
-        raise NeuronprofError(
-            f"Analysing {trace.path} takes about {units.size(needed)} of memory, of which {units.size(free)} are free; "
-            "the timeline needs little. Record fewer steps (--steps) to see the other pages."
-        )
-
-
-def _free_memory() -> float:
-    """Bytes that can be had without swapping; infinite where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return math.inf
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), math.inf)
-
-
 def _mapped_memory() -> int:
     """Bytes of mapped files that stand in this process's memory; 0 where the system does not say."""
     try:
@@ -224,21 +203,18 @@ def _build(path: Path, rank: int, folder: Path, report: Callable[[str, float], N
 
 
 def _analyze(path: Path, folder: Path, report: Callable[[str, float], None]) -> None:
-    trace = reader.open_trace(path)
-    count = max(1, len(trace.chips))
-
-    def mapper(function: Callable[[Any], Any], tasks: Any) -> Any:
-        for done, task in enumerate(tasks):
-            report("analysing", done / count)
-            yield function(task)
-
-    results = registry.run(trace, [*registry.ANALYZERS, registry.ADVICE], mapper=mapper, by_rank=True)
+    left_out: dict[str, str] = {}
+    results = registry.run(
+        reader.open_trace(path), [*registry.ANALYZERS, registry.ADVICE], left_out=left_out,
+        report=lambda done, every: report("analysing", done / max(1, every)),
+    )  # fmt: skip
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     for group, tables in results.items():
         (partial / group).mkdir(parents=True)
         for name, table in tables.items():
             table.to_parquet(partial / group / f"{name}.parquet")
+    (partial / _LEFT_OUT).write_text(json.dumps(list(left_out.values())), encoding="utf-8")
     partial.rename(folder)
 
 
@@ -248,6 +224,7 @@ def _load_tables(folder: Path) -> Tables:
     return {
         group.name: {file.stem: pd.read_parquet(file) for file in sorted(group.iterdir())}
         for group in sorted(folder.iterdir())
+        if group.is_dir()
     }
 
 

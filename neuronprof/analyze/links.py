@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import intervals, series
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, State
 from neuronprof.terms import Engine, Kind
 from neuronprof.trace import schema
 
@@ -32,6 +32,8 @@ class Links(Analyzer):
     buckets: int = 100
 
     name: ClassVar[str] = "links"
+    scope: ClassVar[Scope] = Scope.RANK
+    only: ClassVar[dict[str, tuple[str, ...]]] = {"kind": (Kind.TRANSFER,), "engine": _ENGINES}
     needs: ClassVar[tuple[str, ...]] = schema.select("chip", "engine", "bytes")
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"buckets": (*_LINK, *_BUCKET)}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {

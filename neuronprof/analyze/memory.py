@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof.analyze.analyzer import Analyzer, Chip, Context, Events, State
+from neuronprof.analyze.analyzer import Analyzer, Chip, Context, Events, Scope, State
 from neuronprof.terms import ROLES, Kind, OnChip
 from neuronprof.trace import schema
 
@@ -27,6 +27,8 @@ class Memory(Analyzer):
     points: int = 500
 
     name: ClassVar[str] = "memory"
+    scope: ClassVar[Scope] = Scope.RANK
+    only: ClassVar[dict[str, tuple[str, ...]]] = {"kind": (Kind.MEMORY,)}
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "name", "bytes")
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"levels": ("rank", "start_ts")}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {

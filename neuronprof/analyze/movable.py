@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuronprof import formula
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, State
 from neuronprof.analyze.flow import quantity
 from neuronprof.analyze.grouping import Groups
 from neuronprof.errors import NeuronprofError
@@ -38,6 +38,7 @@ class Movable(Analyzer):
     """
 
     name: ClassVar[str] = "movable"
+    scope: ClassVar[Scope] = Scope.MOMENT
     needs: ClassVar[tuple[str, ...]] = schema.select(*_WORK)
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"work": _WORK, "engines": ("engine",)}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {"movable": ("engine", "to", *_OPERATOR, *_SUMS, "idle_ns")}

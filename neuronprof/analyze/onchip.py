@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from neuronprof.analyze import series
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, Scope, State
 from neuronprof.terms import HELD, Kind, OnChip
 from neuronprof.trace import schema
 
@@ -24,6 +24,8 @@ class OnChipUse(Analyzer):
     """
 
     name: ClassVar[str] = "on_chip"
+    scope: ClassVar[Scope] = Scope.RANK
+    only: ClassVar[dict[str, tuple[str, ...]]] = {"kind": (Kind.MEMORY,), "engine": tuple(OnChip)}
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "name", "bytes")
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"levels": ("rank", "memory")}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {

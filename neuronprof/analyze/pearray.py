@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import durations
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, Scope, State
 from neuronprof.analyze.flow import quantity
 from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import Engine
@@ -35,6 +35,7 @@ class PeArray(Analyzer):
     """
 
     name: ClassVar[str] = "pe_array"
+    scope: ClassVar[Scope] = Scope.MOMENT
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "operands", *_OPERATOR)
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"products": ("operands", *_OPERATOR)}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {"pe_array": (*_OPERATOR, *_SUMS, "fill", "share", "operands")}

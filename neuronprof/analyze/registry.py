@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 
-from neuronprof.analyze import analyzer as chips
+from neuronprof.analyze import passes, plan
 from neuronprof.analyze.advice.walk import Advice
 from neuronprof.analyze.analyzer import Analyzer, Mapper, State
 from neuronprof.analyze.attribution import Attribution
@@ -25,7 +25,7 @@ from neuronprof.analyze.traffic import Traffic
 from neuronprof.analyze.transfers import Transfers
 from neuronprof.analyze.underused import Underused
 from neuronprof.analyze.utilization import Utilization
-from neuronprof.analyze.walk import Walk, Whole
+from neuronprof.analyze.walk import TooLargeError, Walk, Whole
 from neuronprof.errors import NeuronprofError
 from neuronprof.trace import reader
 
@@ -98,14 +98,32 @@ def find(name: str) -> Analyzer | Walk:
 
 
 def run(
-    trace: reader.TraceFile, questions: Sequence[Analyzer | Walk], *, mapper: Mapper = map, by_rank: bool = False
+    trace: reader.TraceFile,
+    questions: Sequence[Analyzer | Walk],
+    *,
+    mapper: Mapper = map,
+    report: passes.Report = passes.silent,
+    left_out: dict[str, str] | None = None,
 ) -> dict[str, State]:
-    """The finished tables of each question, by its name; see `analyzer.run` for the arguments.
+    """The finished tables of each question, by its name; see `passes.run` for the arguments.
 
     Raises:
-        NeuronprofError: the trace is damaged.
+        NeuronprofError: the trace is damaged, or too large for a question and `left_out` is not given.
     """
     analyzers = [q for q in questions if isinstance(q, Analyzer)]
-    results = chips.run(trace, analyzers, mapper=mapper, by_rank=by_rank) if analyzers else {}
-    whole = Whole(trace)
-    return results | {walk.name: walk.answer(whole) for walk in questions if isinstance(walk, Walk)}
+    results = passes.run(trace, analyzers, mapper=mapper, report=report, left_out=left_out) if analyzers else {}
+    whole = Whole(trace, memory=None if left_out is None else plan.MOST_BYTES)
+    for walk in questions:
+        if isinstance(walk, Walk):
+            results[walk.name] = _walked(walk, whole, left_out)
+    return results
+
+
+def _walked(walk: Walk, whole: Whole, left_out: dict[str, str] | None) -> State:
+    try:
+        return walk.answer(whole)
+    except TooLargeError as error:
+        if left_out is None:
+            raise
+        left_out[walk.name] = f"{walk.name} is left out. {error}"
+        return walk.nothing()

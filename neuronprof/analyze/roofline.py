@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import intervals
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, Span, State, add
 from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import COMPUTE_ENGINES, Engine
 from neuronprof.trace import schema
@@ -36,6 +36,7 @@ class Roofline(Analyzer):
     """
 
     name: ClassVar[str] = "roofline"
+    scope: ClassVar[Scope] = Scope.MOMENT
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "bytes", "flops", "dtype", *_OPERATOR)
     keys: ClassVar[dict[str, tuple[str, ...]]] = {
         "operators": _OPERATOR,
@@ -106,8 +107,8 @@ def _operators(span: Span) -> dict[str, NDArray[Any]]:
     tracks = operators.position * len(_TRACKS) + place
     busy = intervals.union_by(tracks[work.position], start, end, len(operators) * len(_TRACKS))
     columns = {name: key[operator] for name, key in zip(_OPERATOR, operators.keys, strict=True)}
-    columns |= {"dtype": dtypes, "flops": pairs.sum(np.where(dma, 0, work.sum(events["flops"])))}
-    columns["bytes"] = np.where(first, operators.sum(np.where(dma, work.sum(events["bytes"]), 0))[operator], 0)
+    columns |= {"dtype": dtypes, "flops": pairs.sum(np.where(dma, 0, work.sum(mine.once("flops"))))}
+    columns["bytes"] = np.where(first, operators.sum(np.where(dma, work.sum(mine.once("bytes")), 0))[operator], 0)
     columns["time_ns"] = np.where(first, time[operator], 0)
     for track, name in enumerate(_BUSY):
         columns[name] = np.where(first, busy[operator * len(_TRACKS) + track], 0)
@@ -117,17 +118,17 @@ def _operators(span: Span) -> dict[str, NDArray[Any]]:
 
 def _step(span: Span) -> dict[str, NDArray[Any]]:
     """Tensor FLOPs by dtype, bytes and FLOPs of a span, in rows of one step; bytes and FLOPs stand in the first row."""
-    tensor, dma, compute = (span.of(engines).events for engines in ([Engine.TENSOR], [Engine.DMA], COMPUTE_ENGINES))
-    by_dtype = Groups(tensor["dtype"])
+    tensor, dma, compute = (span.of(engines) for engines in ([Engine.TENSOR], [Engine.DMA], COMPUTE_ENGINES))
+    by_dtype = Groups(tensor.events["dtype"])
     dtypes = np.append(by_dtype.keys[0], -1)
     once = np.arange(len(dtypes)) == 0
     return {
         "step": np.full(len(dtypes), span.window.step),
         "dtype": dtypes,
-        "tensor_flops": np.append(by_dtype.sum(tensor["flops"]), 0),
-        "ranks": once.astype(np.int64),
-        "moved_bytes": np.where(once, dma["bytes"].sum(), 0),
-        "flops": np.where(once, compute["flops"].sum(), 0),
+        "tensor_flops": np.append(by_dtype.sum(tensor.once("flops")), 0),
+        "ranks": (once & span.first).astype(np.int64),
+        "moved_bytes": np.where(once, dma.once("bytes").sum(), 0),
+        "flops": np.where(once, compute.once("flops").sum(), 0),
     }
 
 

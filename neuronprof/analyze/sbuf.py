@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from neuronprof import units
 from neuronprof.analyze import durations
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State, add
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, Scope, State, add
 from neuronprof.analyze.flow import HOST_COPIES
 from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import Engine
@@ -37,6 +37,7 @@ class Sbuf(Analyzer):
     """
 
     name: ClassVar[str] = "sbuf"
+    scope: ClassVar[Scope] = Scope.STEP
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "queue", "name", "op", *_OPERATOR, "bytes", "operands")
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"moved": ("cause", *_OPERATOR), "all": ("all",)}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {

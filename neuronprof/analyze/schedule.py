@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import groups, intervals
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, Span, State
 from neuronprof.analyze.bubble import COOL_DOWN, STEADY, WARM_UP
 from neuronprof.analyze.grouping import heads
 from neuronprof.terms import COMPUTE_ENGINES, Engine, Phase, WaitFor
@@ -42,6 +42,7 @@ class Schedule(Analyzer):
     """
 
     name: ClassVar[str] = "schedule"
+    scope: ClassVar[Scope] = Scope.STEP
     needs: ClassVar[tuple[str, ...]] = schema.select(
         "id", "engine", "phase", "op", "replica_group", "wait_ns", "wait_for"
     )

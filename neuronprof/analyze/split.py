@@ -50,10 +50,12 @@ def _split(span: Span) -> Split:
     waiting = np.flatnonzero(events.among("engine", [Engine.CC]))
     collectives = events.take(waiting)
     waiting = waiting[collectives.among("wait_for", [WaitFor.PEER]) & (collectives["wait_ns"] > 0)]
+    waiting = waiting[np.argsort(events["start_ts"][waiting], kind="stable")]
     came = events["start_ts"][waiting]
     own = _kinds(span)
     kind = np.concatenate([own, np.full(len(waiting), WAITING, np.int8)])
-    start = np.concatenate([span.start, np.maximum(came - events["wait_ns"][waiting], window.start)])
+    # As they stand in the trace: of two that began before the window, or the stretch of it, the earlier one is charged.
+    start = np.concatenate([events["start_ts"], came - events["wait_ns"][waiting]])
     end = np.concatenate([span.end, np.minimum(came, window.end)])
     time, gap_start, gap_end, ended_by = charge(start, end, kind, KINDS, window.start, window.end)
     by_wait = ended_by >= len(own)

@@ -58,7 +58,7 @@ def _events(trace: reader.TraceFile, names: tuple[str, ...], rank: int, between:
         if count > MOST_EVENTS:
             raise NeuronprofError(f"The range has more than {MOST_EVENTS:,} events; choose a shorter one.")
         kept.append(seen)
-    return pa.concat_tables(kept).unify_dictionaries() if kept else trace.columns(names, event=-1)
+    return reader.joined(kept, names)
 
 
 def _idle(length: int, names: Sequence[str]) -> "pd.DataFrame":

@@ -58,6 +58,7 @@ class Summary:
 
     Times are nanoseconds. split: mean nanoseconds of a rank's step by class. busy: fraction by engine. exposed_ns: collectives that no
     compute hides, a rank's mean step. notes: what the recording softened, with counts. unknown_operators: costed by bytes only.
+    left_out: a sentence for each analysis for which the trace is too large.
     """
 
     trace: str
@@ -87,6 +88,7 @@ class Summary:
     notes: Mapping[str, int]
     unknown_operators: Mapping[str, int]
     partial: bool
+    left_out: tuple[str, ...] = ()
 
 
 Results = Mapping[str, Mapping[str, "pd.DataFrame"]]
@@ -98,11 +100,16 @@ def summarize(trace: reader.TraceFile, *, mapper: Mapper = map) -> Summary:
     Raises:
         NeuronprofError: the trace is damaged.
     """
-    return pick(trace, registry.run(trace, [*registry.ANALYZERS, registry.ADVICE], mapper=mapper))
+    left_out: dict[str, str] = {}
+    results = registry.run(trace, [*registry.ANALYZERS, registry.ADVICE], mapper=mapper, left_out=left_out)
+    return pick(trace, results, tuple(left_out.values()))
 
 
-def pick(trace: reader.TraceFile, results: Results) -> Summary:
-    """The summary of a trace from the finished tables of all analyzers; without advice where that was not asked for."""
+def pick(trace: reader.TraceFile, results: Results, left_out: tuple[str, ...] = ()) -> Summary:
+    """The summary of a trace from the finished tables of all analyzers; without advice where that was not asked for.
+
+    left_out: a sentence for each of which the tables are empty because the trace is too large.
+    """
     metadata = trace.metadata
     machine = metadata.get("machine") or {}
     by_step = results["roofline"]["roofline_steps"]
@@ -138,6 +145,7 @@ def pick(trace: reader.TraceFile, results: Results) -> Summary:
         notes=dict(metadata.get("notes") or {}),
         unknown_operators=dict(metadata.get("unknown_operators") or {}),
         partial=bool(metadata.get("partial")),
+        left_out=left_out,
     )
 
 

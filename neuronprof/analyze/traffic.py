@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof.analyze import groups
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State, add
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, State, add
 from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import Algorithm, Collective, Kind
 from neuronprof.trace import schema
@@ -51,6 +51,7 @@ class Traffic(Analyzer):
     """
 
     name: ClassVar[str] = "traffic"
+    scope: ClassVar[Scope] = Scope.MOMENT
     needs: ClassVar[tuple[str, ...]] = schema.select(*_CALL)
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"calls": _CALL}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {"traffic": (*_PAIR, "bytes", "messages")}

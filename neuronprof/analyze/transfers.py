@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronprof import formula
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, State, add
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, Scope, State, add
 from neuronprof.analyze.flow import HOST_COPIES, quantity
 from neuronprof.analyze.grouping import Groups
 from neuronprof.terms import Engine
@@ -32,6 +32,7 @@ class Transfers(Analyzer):
     """
 
     name: ClassVar[str] = "transfers"
+    scope: ClassVar[Scope] = Scope.MOMENT
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", *_SIZE)
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"sizes": _SIZE}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Span, State, add
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, Span, State, add
 from neuronprof.analyze.split import codes
 from neuronprof.terms import Engine, WaitFor
 from neuronprof.trace import schema
@@ -47,6 +47,7 @@ class Underused(Analyzer):
     gaps: int = 20
 
     name: ClassVar[str] = "underused"
+    scope: ClassVar[Scope] = Scope.MOMENT
     needs: ClassVar[tuple[str, ...]] = schema.select("engine", "name", "wait_ns", "wait_for", *_LABELS)
     keys: ClassVar[dict[str, tuple[str, ...]]] = {
         "engines": ("engine",),
@@ -170,15 +171,18 @@ def _lengths(engine: int, found: _Idle) -> NDArray[np.int64]:
 
 
 def _idle(span: Span) -> _Idle:
-    """Of a span with the events of one engine."""
+    """Of a span with the events of one engine; of stretches of a window, a gap is told of in that in which it ends."""
     from neuronprof.analyze.sweep import gaps  # numba takes as long to load as all the rest
 
     order = None
-    start, end, events = span.start, span.end, span.events
+    events = span.events
+    start = events["start_ts"]  # not clipped: what the engine did last before a stretch tells since when it is idle
+    end = np.minimum(start + events["duration_ns"], span.window.end)
+    since, until = _known(span)
     if not (start[1:] >= start[:-1]).all():  # several queues
         order = np.argsort(start, kind="stable")
         start, end = start[order], end[order]
-    low, high, ended_by = gaps(start, end, span.window.start, span.window.end)
+    low, high, ended_by = gaps(start, end, since, until)
     if order is not None:
         ended_by = np.where(ended_by < 0, -1, order[ended_by])
     length, words = high - low, (*events.words["wait_for"], None)
@@ -189,6 +193,15 @@ def _idle(span: Span) -> _Idle:
     waited[cause == len(CAUSES)] = 0
     by_cause = np.bincount(cause, waited, len(CAUSES) + 1).astype(np.int64)
     by_cause[-1] = int(length.sum()) - int(by_cause.sum())
-    time = span.window.time_ns
+    time = until - since
     main = np.where(2 * waited >= length, cause, len(CAUSES))
     return _Idle((time - int(length.sum()), *by_cause.tolist(), time), low, high, ended_by, main)
+
+
+def _known(span: Span) -> tuple[int, int]:
+    """The time of which a span tells what an engine did: of a stretch, from the end of the event before it to that of its last one."""
+    window, whole, began = span.window, span.whole, span.events["start_ts"]
+    before = np.minimum(began + span.events["duration_ns"], window.start)[began < window.start]
+    since = int(before.max(initial=whole.start))
+    ends = span.end[span.end > span.start]
+    return since, whole.end if window.end == whole.end else int(ends.max(initial=since))

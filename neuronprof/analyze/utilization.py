@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, State
+from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Scope, State
 from neuronprof.terms import Engine
 from neuronprof.trace import schema
 
@@ -22,6 +22,7 @@ class Utilization(Analyzer):
     """
 
     name: ClassVar[str] = "utilization"
+    scope: ClassVar[Scope] = Scope.MOMENT
     needs: ClassVar[tuple[str, ...]] = schema.select("engine")
     keys: ClassVar[dict[str, tuple[str, ...]]] = {"spans": ("rank", "step", "engine")}
     tables: ClassVar[dict[str, tuple[str, ...]]] = {

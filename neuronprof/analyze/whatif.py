@@ -102,10 +102,12 @@ def over_steps(trace: reader.TraceFile, wanted: Mapping[str, Change]) -> "pd.Dat
     import pandas as pd
 
     numbers: list[int | None] = [w.step for w in context_of(trace).windows if w.step != EVALUATION]
-    answers = [ask(Whole(trace, number), wanted) for number in numbers or [None]]
-    return pd.concat([answer.times.assign(step=answer.step) for answer in answers], ignore_index=True)[
-        ["step", *answers[0].times]
-    ]
+    times = []
+    for number in numbers or [None]:
+        answer = ask(Whole(trace, number), wanted)  # one step after another: memory holds the events of one
+        times.append(answer.times.assign(step=answer.step))
+    found = pd.concat(times, ignore_index=True)
+    return found[["step", *(name for name in found if name != "step")]]
 
 
 def events_of(step: Step, run: Replayed) -> Events:

@@ -1,15 +1,19 @@
 """`neuronprof analyze`: the summary of a trace and tables of its analyses, as text or as one JSON object.
 
 The object of --json: trace (path), steps (number of training steps), step_time_ns (their mean, whole nanoseconds),
-mfu (0 to 1), engines (busy fraction by engine, every engine always present), analyses (for each table its rows, an
-object each, keys are the column names). What the trace does not tell is null. Without names the main tables are
-printed, with --json all. A name is that of an analysis, which prints all its tables, or of one table.
+mfu (0 to 1), engines (busy fraction by engine, every engine always present), left_out (a sentence for each analysis for
+which the trace is too large), analyses (for each table its rows, an object each, keys are the column names). What the
+trace does not tell is null. Without names the main tables are printed, with --json all. A name is that of an analysis,
+which prints all its tables, or of one table.
 """
 
 import argparse
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from neuronprof.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,11 +77,16 @@ def run(args: argparse.Namespace) -> int:
     names = args.names or ((registry.ADVICE.name, *registry.NAMES) if args.json else _OVERVIEW)
     wanted = [table for name in names for table in (_tables(name) if args.names or args.json else [name])]
     trace = opened(args.trace)
-    asked = {registry.ADVICE, *(registry.find(name) for name in wanted)}
-    more = [question for question in (*registry.DETAILS, *registry.WALKS, *registry.installed()) if question in asked]
-    with execution.on(args.workers, args.dask) as mapper:
-        results = registry.run(trace, [*registry.ANALYZERS, *more], mapper=mapper)
-    figures = summary.pick(trace, results)
+    named = dict.fromkeys(registry.find(name) for name in wanted)
+    questions = list(dict.fromkeys([*registry.ANALYZERS, registry.ADVICE, *named]))
+    left_out: dict[str, str] = {}
+    with execution.on(args.workers, args.dask) as mapper, Progress() as progress:
+        report = partial(progress.share, "analysing")
+        results = registry.run(trace, questions, mapper=mapper, report=report, left_out=left_out)
+        for question in named if args.names else ():
+            if left_out.pop(question.name, ""):  # what is asked for by name may take what memory there is
+                results |= registry.run(trace, [question], mapper=mapper, report=report)
+    figures = summary.pick(trace, results, tuple(left_out.values()))
     tables = {name: results[registry.find(name).name][name] for name in dict.fromkeys(wanted)}
     if args.json:
         json.dump(_object(figures, tables, args.top), sys.stdout, allow_nan=False)
@@ -115,6 +124,7 @@ def _object(figures: "Summary", tables: dict[str, "pd.DataFrame"], top: int | No
             "step_time_ns": figures.step_time_ns,
             "mfu": figures.mfu,
             "engines": figures.busy,
+            "left_out": list(figures.left_out),
             "analyses": {name: table.to_dict("records") for name, table in shown.items()},
         }
     )

@@ -78,7 +78,7 @@ def _summary(path: str) -> "Summary":
     from neuronprof.cli import opened
 
     trace = opened(path)
-    return summary.pick(trace, registry.run(trace, registry.ANALYZERS))  # limits need no advice
+    return summary.pick(trace, registry.run(trace, registry.ANALYZERS, left_out={}))  # limits need no advice
 
 
 def _limits(args: argparse.Namespace) -> dict[tuple[str, str], "Limit"]:

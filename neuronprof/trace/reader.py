@@ -1,17 +1,20 @@
 """Opens a trace, one file or a folder of parts, and reads the columns that are asked for."""
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neuronprof.errors import NeuronprofError
 from neuronprof.trace import metadata, schema, storage
+from neuronprof.trace.rowgroups import Range, RowGroups, impossible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,88 +104,112 @@ class TraceFile:
             KeyError: a name that is not a column.
         """
         wanted = list(schema.select(*(schema.NAMES if names is None else names)))
-        asked = (("chip", chip), ("rank", rank), ("step", step), ("id", event))
-        conditions = {name: value for name, value in asked if value is not None}
-        pieces = [
-            self._rows(part, groups, wanted, {} if exact else conditions)
-            for part in self._parts
-            for groups, exact in [_row_groups(part, conditions)]
-            if groups
-        ]
-        empty = pa.schema([schema.ARROW.field(name) for name in wanted]).empty_table()
-        return pa.concat_tables(pieces or [empty]).unify_dictionaries().select(wanted)
+        pieces = list(self._pieces(wanted, _exactly(chip=chip, rank=rank, step=step, id=event)))
+        return joined(pieces, wanted)
 
-    def pieces(self, names: Iterable[str], *, rank: int, between: tuple[int, int] | None = None) -> Iterator[pa.Table]:
-        """The columns `names` of one rank a row group at a time, for ranks that memory cannot hold; each with its own dictionaries.
+    def pieces(
+        self,
+        names: Iterable[str],
+        *,
+        chip: int | None = None,
+        rank: int | None = None,
+        steps: Range | None = None,
+        starts: Range | None = None,
+        between: tuple[int, int] | None = None,
+    ) -> Iterator[pa.Table]:
+        """The columns `names` a row group at a time, for what memory cannot hold; each with its own dictionaries.
 
-        between: two times; row groups without events that touch the time between them are left out.
+        chip, rank, steps, starts: only rows of this chip and rank, with a step and a start_ts from the first to the last of these, both
+        included. between: two times; row groups without events that touch the time between them are left out.
 
         Raises:
             NeuronprofError: the file is damaged.
             KeyError: a name that is not a column.
         """
-        wanted = list(schema.select(*names))
-        for part in self._parts:
-            groups, exact = _row_groups(part, {"rank": rank})
-            for group in groups:
-                if between and not _touches(part, group, between):
-                    continue
-                yield self._rows(part, [group], wanted, {} if exact else {"rank": rank}).select(wanted)
+        asked = {"step": steps, "start_ts": starts}
+        ranges = {name: values for name, values in asked.items() if values is not None}
+        yield from self._pieces(list(schema.select(*names)), _exactly(chip=chip, rank=rank) | ranges, between)
 
-    def _rows(self, part: pq.ParquetFile, groups: list[int], wanted: list[str], conditions: dict[str, int]) -> pa.Table:
-        names = list(dict.fromkeys([*wanted, *conditions]))
-        table = self._columns_of(part, groups, names)
-        for name, value in conditions.items():
-            table = table.filter(pc.equal(table[name], value))
-        return table
+    def _pieces(
+        self, wanted: list[str], ranges: Mapping[str, Range], between: tuple[int, int] | None = None
+    ) -> Iterator[pa.Table]:
+        """Row groups that can hold rows in these ranges, each without its other rows."""
+        possible, exact = self._groups.within(ranges)
+        if between:
+            possible &= self._groups.touching(between)
+        for at in np.flatnonzero(possible).tolist():
+            yield self._rows(at, wanted, {} if exact[at] else ranges)
+
+    def _rows(self, at: int, wanted: list[str], ranges: Mapping[str, Range]) -> pa.Table:
+        names = list(dict.fromkeys([*wanted, *ranges]))
+        table = self._columns_of(at, names)
+        if ranges:
+            bounds = ((table[name], *values) for name, values in ranges.items())
+            inside = [
+                pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high)) for column, low, high in bounds
+            ]
+            table = table.filter(reduce(pc.and_, inside))
+        return table.select(wanted)
+
+    def census(self, chip: int) -> dict[tuple[int, int], int]:
+        """How many events each rank of a chip has in each step, sorted; only row groups with more than one rank or step are read.
+
+        Raises:
+            NeuronprofError: the file is damaged.
+        """
+        found: Counter[tuple[int, int]] = Counter()
+        possible, exact = self._groups.within({"chip": (chip, chip)})
+        for at in np.flatnonzero(possible).tolist():
+            rank, step = (self._groups.only(name, at) for name in ("rank", "step"))
+            if exact[at] and rank is not None and step is not None:
+                found[rank, step] += int(self._groups.rows[at])
+                continue
+            rows = self._rows(at, ["rank", "step"], {} if exact[at] else {"chip": (chip, chip)})
+            counted = rows.group_by(["rank", "step"]).aggregate([([], "count_all")]).to_pylist()
+            found.update({(row["rank"], row["step"]): row["count_all"] for row in counted})
+        return dict(sorted(found.items()))
+
+    def count(self, step: int, ranks: Sequence[int] | None) -> int:
+        """How many events a step has, on some ranks or on all.
+
+        Raises:
+            NeuronprofError: the file is damaged.
+        """
+        counted = (found for chip in self.chips for found in self.census(chip).items())
+        return sum(n for (rank, at), n in counted if at == step and (ranks is None or rank in ranks))
+
+    def most_rows(self, chip: int) -> int:
+        """An upper bound of the chip's events, from the footers alone."""
+        possible, _ = self._groups.within({"chip": (chip, chip)})
+        return int(self._groups.rows[possible].sum())
+
+    @cached_property
+    def _groups(self) -> RowGroups:
+        return RowGroups(self._parts)
 
     def _distinct(self, name: str) -> list[int]:
         """The values of an integer column, sorted; row groups that have but one are not read, as their statistics name it."""
         found: set[int] = set()
-        for part in self._parts:
-            position = _positions(part)[name]
-            for group in range(part.metadata.num_row_groups):
-                statistics = _statistics(part, group, position)
-                if statistics is not None and statistics.min == statistics.max:
-                    found.add(int(statistics.min))
-                else:
-                    found.update(pc.unique(self._columns_of(part, [group], [name])[name]).to_pylist())
+        for at in range(len(self._groups.rows)):
+            only = self._groups.only(name, at)
+            found.update(pc.unique(self._columns_of(at, [name])[name]).to_pylist() if only is None else [only])
         return sorted(found)
 
-    def _columns_of(self, part: pq.ParquetFile, groups: list[int], names: list[str]) -> pa.Table:
+    def _columns_of(self, at: int, names: list[str]) -> pa.Table:
+        part, group = self._parts[self._groups.part[at]], int(self._groups.group[at])
         try:
-            table = part.read_row_groups(groups, columns=names)
+            table = part.read_row_group(group, columns=names)
             for name in set(names).difference(table.column_names):  # of a later version than the trace
                 table = table.append_column(name, pa.nulls(table.num_rows, schema.BY_NAME[name].type))
             table = table.select(names).cast(pa.schema([schema.ARROW.field(name) for name in names]))
         except (pa.ArrowException, OSError) as error:
             raise self._damaged() from error
-        if wrong := _impossible(part, groups, names) or _gaps(table):
+        if wrong := impossible(part, group, names) or _gaps(table):
             raise NeuronprofError(f"{self.path} is damaged: {wrong}; record it again.")
         return table
 
     def _damaged(self) -> NeuronprofError:
         return NeuronprofError(f"{self.path} is damaged and cannot be read; record it again.")
-
-
-# What a column can hold, as far as its statistics tell.
-_LIMITS = {
-    "id": (-(2**62), 2**62), "step": (-1, 2**31), "chip": (0, 2**31), "core": (-1, 2**15), "rank": (0, 2**31), "queue": (0, 2**15),
-    "op": (-1, 2**24), "start_ts": (-metadata.LATEST, metadata.LATEST), "duration_ns": (0, metadata.LATEST),
-    "wait_ns": (0, metadata.LATEST), "bytes": (0, 2**48), "flops": (0, 2**60), "collective": (-1, 2**62), "released_by": (-1, 2**62),
-}  # fmt: skip
-
-
-def _impossible(part: pq.ParquetFile, groups: list[int], names: list[str]) -> str:
-    """What no trace holds, as a negative duration; '' if there is nothing of the kind."""
-    position = _positions(part)
-    for name in _LIMITS.keys() & set(names):
-        low, high = _LIMITS[name]
-        for group in groups:
-            statistics = _statistics(part, group, position[name])
-            if statistics is not None and not low <= statistics.min <= statistics.max < high:
-                return f"{name} goes from {statistics.min} to {statistics.max}"
-    return ""
 
 
 def _gaps(table: pa.Table) -> str:
@@ -193,39 +220,15 @@ def _gaps(table: pa.Table) -> str:
     )
 
 
-def _positions(part: pq.ParquetFile) -> dict[str, int]:
-    """Where each column stands in a row group."""
-    return {name: position for position, name in enumerate(part.schema_arrow.names)}
+def joined(pieces: Sequence[pa.Table], names: Iterable[str]) -> pa.Table:
+    """Tables of these columns one below the other, with one dictionary over all of them; without any, no rows."""
+    empty = pa.schema([schema.ARROW.field(name) for name in names]).empty_table()
+    return pa.concat_tables(pieces or [empty]).unify_dictionaries()
 
 
-def _statistics(part: pq.ParquetFile, group: int, position: int) -> Any:
-    """Least and most of a column in a row group; None where the file does not tell."""
-    found = part.metadata.row_group(group).column(position).statistics
-    return found if found is not None and found.has_min_max else None
-
-
-def _row_groups(part: pq.ParquetFile, conditions: dict[str, int]) -> tuple[list[int], bool]:
-    """Row groups that can hold matching rows, and whether all their rows match."""
-    position = _positions(part)
-    groups, exact = [], True
-    for group in range(part.metadata.num_row_groups):
-        ranges = []
-        for name, value in conditions.items():
-            known = _statistics(part, group, position[name])
-            ranges.append((value - 1, value, value + 1) if known is None else (known.min, value, known.max))
-        if all(low <= value <= high for low, value, high in ranges):
-            groups.append(group)
-            exact = exact and all(low == high for low, _, high in ranges)
-    return groups, exact
-
-
-def _touches(part: pq.ParquetFile, group: int, between: tuple[int, int]) -> bool:
-    """Whether a row group can have events that touch the time between two times."""
-    position = _positions(part)
-    start, duration = (_statistics(part, group, position[name]) for name in ("start_ts", "duration_ns"))
-    if start is None:
-        return True
-    return bool(start.min < between[1] and (duration is None or start.max + duration.max > between[0]))
+def _exactly(**values: int | None) -> dict[str, Range]:
+    """The ranges that hold but one value each, of those that are given."""
+    return {name: (value, value) for name, value in values.items() if value is not None}
 
 
 def open_trace(path: str | Path) -> TraceFile:

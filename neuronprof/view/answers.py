@@ -18,7 +18,7 @@ from neuronprof.view import notes, scene, sheets, sourcecode, tracks, why
 from neuronprof.view.lod import Packer
 from neuronprof.view.splits import OK, WAIT, Answer, Splits
 
-REFUSED, NOWHERE, GONE, FAILED = 400, 404, 410, 500
+REFUSED, NOWHERE, GONE, FAILED = 400, 404, 410, 503
 
 
 class Answers:
@@ -89,7 +89,7 @@ class Answers:
             if results is None:
                 what, share = self._kept[0].progress("tables")
                 return WAIT, f"Analysing the trace: {what}, {100 * share:.0f} %".encode()
-            self._found = sheets.find(self._kept[0].trace, results)
+            self._found = sheets.find(self._kept[0].trace, results, self._kept[0].left_out)
         return OK, sheets.item(name, self._found).encode()
 
     def _compared(self) -> Answer:
@@ -99,7 +99,7 @@ class Answers:
                 what, share = kept.progress("tables")
                 return WAIT, f"Analysing {kept.trace.path}: {what}, {100 * share:.0f} %".encode()
         differences = sheets.compare([kept.trace for kept in self._kept], [found for found in results if found])
-        whole = replace(sheets.find(self._kept[0].trace, results[0]), differences=differences)
+        whole = replace(sheets.find(self._kept[0].trace, results[0], self._kept[0].left_out), differences=differences)
         return OK, sheets.item(sheets.COMPARE, whole).encode()
 
     def _about_rank(self, question: str, query: Mapping[str, str]) -> Answer:

@@ -115,12 +115,15 @@ def advice(summary: "Summary") -> list[dict[str, str]]:
 
 
 def remarks(summary: "Summary") -> list[str]:
-    """What was softened to record, and what has no cost rule."""
+    """What was softened to record, what has no cost rule, and what the trace is too large for."""
     told = (
         ("Softened to record", summary.notes),
         ("Operators without a cost rule, costed by their bytes", summary.unknown_operators),
     )
-    return [f"{what}: " + ", ".join(f"{name} ({n:,})" for name, n in counts.items()) for what, counts in told if counts]
+    found = [
+        f"{what}: " + ", ".join(f"{name} ({n:,})" for name, n in counts.items()) for what, counts in told if counts
+    ]
+    return [*found, *summary.left_out]
 
 
 def _plural(number: int, noun: str) -> str:

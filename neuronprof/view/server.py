@@ -118,6 +118,9 @@ def _handler(answers: Answers, allowed: Sequence[str]) -> type[Any]:
     class Ask(_base(allowed)):  # type: ignore[misc]
         """Answers a page's questions."""
 
+        def _log(self) -> None:
+            """Keeps refusals out of the terminal: the page shows the sentence that it got."""
+
         def get(self, question: str) -> None:
             self._reply(*answers.answer(question, self._query()))
 

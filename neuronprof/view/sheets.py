@@ -66,12 +66,15 @@ def compare(traces: Sequence["TraceFile"], results: Sequence[tables.Results]) ->
     return compare.compare([compare.taken(str(trace.path), found["bottlenecks"]) for trace, found in pairs])
 
 
-def find(trace: "TraceFile", results: tables.Results | None = None) -> Found:
-    """What is in a trace; without finished tables the analyzers run now."""
+def find(trace: "TraceFile", results: tables.Results | None = None, left_out: Sequence[str] = ()) -> Found:
+    """What is in a trace; without finished tables the analyzers run now. left_out: see `summary.pick`."""
     from neuronprof.analyze import registry, summary
 
-    results = registry.run(trace, [*registry.ANALYZERS, registry.ADVICE]) if results is None else results
-    return Found(trace, results, summary.pick(trace, results))
+    if results is None:
+        said: dict[str, str] = {}
+        results = registry.run(trace, [*registry.ANALYZERS, registry.ADVICE], left_out=said)
+        left_out = list(said.values())
+    return Found(trace, results, summary.pick(trace, results, tuple(left_out)))
 
 
 def item(name: str, found: Found) -> str:

@@ -164,6 +164,7 @@ def _remarks(summary: Summary) -> list[str]:
         lines.append("Softened to record: " + _counts(summary.notes))
     if summary.unknown_operators:
         lines.append("Operators without a cost rule, costed by their bytes: " + _counts(summary.unknown_operators))
+    lines += summary.left_out
     return ["", *lines] if lines else []
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronprof.analyze.analyzer import Context, Window, run
+from neuronprof.analyze.analyzer import Context, Window
 from neuronprof.analyze.bottlenecks import Bottlenecks
-from neuronprof.analyze.registry import ANALYZERS, find
+from neuronprof.analyze.passes import run
+from neuronprof.analyze.registry import ANALYZERS, DETAILS, find
 from neuronprof.analyze.summary import summarize
 from neuronprof.analyze.utilization import Utilization
 from neuronprof.errors import NeuronprofError
@@ -54,14 +55,17 @@ def opened(tmp_path_factory, events, segments=SEGMENTS):
     return open_trace(picture.write(tmp_path_factory.mktemp("t") / "t", events, segments))
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(traces)
-def test_ranks_one_after_another_are_the_chip(tmp_path_factory, events):
+def test_pieces_are_the_whole(tmp_path_factory, events):
+    """Ranks, steps and stretches of time one after another: whatever reaches from one into the next, the tables are the same."""
     trace = opened(tmp_path_factory, events)
-    whole, by_rank = run(trace, ANALYZERS), run(trace, ANALYZERS, by_rank=True)
-    for name, tables in whole.items():
-        for table, expected in tables.items():
-            pd.testing.assert_frame_equal(by_rank[name][table], expected)
+    whole = run(trace, [*ANALYZERS, *DETAILS])
+    for at_once in (1, 5):
+        pieces = run(trace, [*ANALYZERS, *DETAILS], at_once=at_once)
+        for name, tables in whole.items():
+            for table, expected in tables.items():
+                pd.testing.assert_frame_equal(pieces[name][table], expected, obj=f"{table} of {at_once} at once")
 
 
 def class_of(events, t):

@@ -4,9 +4,9 @@ import numpy as np
 import picture
 
 import neuronprof
-from neuronprof.analyze.analyzer import run
 from neuronprof.analyze.bottlenecks import Bottlenecks
 from neuronprof.analyze.memory import Memory
+from neuronprof.analyze.passes import run
 from neuronprof.analyze.roofline import Roofline
 from neuronprof.analyze.underused import Underused
 from neuronprof.analyze.utilization import Utilization

@@ -5,9 +5,9 @@ import picture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronprof.analyze.analyzer import run
 from neuronprof.analyze.attribution import Attribution
 from neuronprof.analyze.bottlenecks import Bottlenecks
+from neuronprof.analyze.passes import run
 from neuronprof.analyze.sweep import charge
 from neuronprof.trace.reader import open_trace
 

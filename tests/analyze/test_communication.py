@@ -8,9 +8,9 @@ import pytest
 
 import neuronprof
 from neuronprof.analyze import groups
-from neuronprof.analyze.analyzer import run
 from neuronprof.analyze.communication import Communication
 from neuronprof.analyze.links import Links
+from neuronprof.analyze.passes import run
 from neuronprof.analyze.traffic import Call, Traffic, sent
 from neuronprof.graph.groups import ReplicaGroup
 

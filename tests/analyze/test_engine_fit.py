@@ -2,8 +2,8 @@
 
 import picture
 
-from neuronprof.analyze.analyzer import run
 from neuronprof.analyze.movable import Movable
+from neuronprof.analyze.passes import run
 from neuronprof.analyze.pearray import PeArray
 
 

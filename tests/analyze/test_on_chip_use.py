@@ -2,9 +2,9 @@
 
 import picture
 
-from neuronprof.analyze.analyzer import run
 from neuronprof.analyze.memory import Memory
 from neuronprof.analyze.onchip import OnChipUse
+from neuronprof.analyze.passes import run
 
 #          ns 0         10        20
 RESIDENT = "..444444222222......"

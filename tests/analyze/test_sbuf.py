@@ -3,7 +3,7 @@
 import picture
 import pytest
 
-from neuronprof.analyze.analyzer import run
+from neuronprof.analyze.passes import run
 from neuronprof.analyze.sbuf import Sbuf, why_again
 
 MM, SOFTMAX = ({"op": op, "op_name": name, "layer": "fc"} for op, name in enumerate(("mm", "softmax")))

@@ -2,7 +2,7 @@
 
 import picture
 
-from neuronprof.analyze.analyzer import run
+from neuronprof.analyze.passes import run
 from neuronprof.analyze.transfers import Transfers
 
 

@@ -9,6 +9,7 @@ import picture
 import pytest
 
 from neuronprof.analyze.kept import Kept
+from neuronprof.errors import NeuronprofError
 from neuronprof.view import page, server
 
 
@@ -122,14 +123,23 @@ def test_a_trace_that_changes_is_told(served):
     )
 
 
-def test_a_trace_too_large_to_analyse_says_so_and_shows_its_timeline(served, monkeypatch):
+def test_what_a_trace_is_too_large_for_is_told_beside_the_rest(served, monkeypatch):
     monkeypatch.setattr(
-        "neuronprof.analyze.kept._free_memory", lambda: 100
+        "neuronprof.analyze.plan.MOST_BYTES", 100
     )  # of three events of one step, 300 each for the advice
     status, text = served("/ask/sheet?name=summary")
-    assert (status, text.decode()) == (
-        500,
-        f"Analysing {served.path} takes about 900 B of memory, of which 100 B are free; the timeline needs little. "
-        "Record fewer steps (--steps) to see the other pages.",
+    told = (
+        f"advice is left out. To follow what waits for what in the 3 events of step 0 of {served.path} takes about 900 B of memory, "
+        "and 100 B may be taken. Record less in one step, or fewer ranks (--trace-ranks)."
     )
-    assert served("/ask/rank?key=0/0")[0] == 200
+    assert status == 200
+    assert told in text.decode()
+
+
+def test_what_cannot_be_summed_is_told_to_the_page_and_not_to_the_terminal(served, monkeypatch, caplog):
+    def damaged(*_, **__):
+        raise NeuronprofError("The trace is damaged.")
+
+    monkeypatch.setattr("neuronprof.analyze.registry.run", damaged)
+    assert served("/ask/sheet?name=summary") == (503, b"The trace is damaged.")
+    assert not caplog.records

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Recorded", "capture", "record", "recording", "region", "step"]
 
 _DEFAULT_STEPS = 3
+_BLOCK = "(block)"  # stands where the name of a script does
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,39 @@ def record(script: str | Path, argv: tuple[str, ...] = (), options: Options | No
 def recording(output: str | Path = "trace.parquet", **choices: Any) -> Iterator[None]:
     """Records the block's training steps, in a script or a notebook, and writes the trace when it ends.
 
-    choices: fields of Options. Inside `neuronprof record` the whole script is being recorded already and the block changes nothing.
+    What is recorded is PyTorch; or JAX, where it is imported and PyTorch is not. choices: fields of Options. Inside `neuronprof record` the
+    whole script is being recorded already and the block changes nothing.
 
     Raises:
         NeuronprofError: as `record`; a choice that is no option.
     """
-    from neuronprof.capture import engine
     from neuronprof.pipeline import ahead
     from neuronprof.pipeline.machine import check
 
-    if engine.current() is not None:
+    if _current() is not None:
         yield
         return
     options = Options.of(output=output, **choices)
     check(options)
     ahead.start()
-    recorder = engine.Engine(values=options.values, notice=_say)
-    with recorder:
-        yield
+    if "jax" in sys.modules and "torch" not in sys.modules:
+        from neuronprof.capture.jax.frontend import Block
+        from neuronprof.capture.options import CaptureOptions
+
+        block = Block(CaptureOptions(options.values, options.steps, options.warmup, stop=False))
+        with block:
+            yield
+        found = block.recording(_BLOCK)
+    else:
+        from neuronprof.capture import engine
+
+        recorder = engine.Engine(values=options.values, notice=_say)
+        with recorder:
+            yield
+        found = recorder.finish(steps=options.steps or _DEFAULT_STEPS, warmup=options.warmup, script=_BLOCK)
     from neuronprof.pipeline.written import write_trace
 
-    steps = options.steps or _DEFAULT_STEPS
-    write_trace(recorder.finish(steps=steps, warmup=options.warmup, script="(block)"), options)
+    write_trace(found, options)
 
 
 def step() -> None:

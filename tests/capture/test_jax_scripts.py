@@ -109,6 +109,29 @@ for _ in range(3):
     assert first[first["op_name"] == "neuronprof.h2d"]["bytes"].tolist() == [4 * BATCH * IN, 4 * BATCH * OUT]
 
 
+BLOCK = """
+step = jax.jit(update)
+for _ in range(2):
+    w, value = step(w, *batch())  # is not recorded, and compiled before the block begins
+with neuronprof.recording("t.parquet", values="real", quiet=True):
+    for _ in range(3):
+        w, value = step(w, *batch())
+w, value = step(w, *batch())
+print("loss", float(value))
+"""
+
+
+def test_a_block_records_what_runs_inside(tmp_path):
+    (tmp_path / "train.py").write_text(HEAD + BLOCK)
+    run = subprocess.run([sys.executable, "train.py"], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert run.returncode == 0, run.stderr
+    trace = neuronprof.load(tmp_path / "t.parquet")
+    # Three steps, of which the first is warm-up.
+    assert [s["model_flops"] for s in trace.metadata["segments"]] == [2 * 2 * BATCH * IN * OUT] * 2
+    assert {source.rpartition("/")[2] for source in trace.operators["source"]} >= {line_of(BLOCK, "(x @ w - y)")}
+
+
 def test_names_of_accelerators_mean_the_simulated_device(tmp_path):
     script = """
 jax.config.update("jax_platforms", "neuron")

@@ -11,7 +11,33 @@ document.documentElement.style.setProperty("--scale", globalThis.neuronprofScale
 
 const models = () => Bokeh.documents.flatMap((document) => document.roots()).flatMap((root) => [...root.references()])
 
+// What a screen reader says of figures, which are pictures to it, and of choices, by the names of their models.
+const NAMES = {
+  lanes: "Events over time, a row a track", overview: "The whole trace, with the window that is shown", legend: "What the colours mean",
+  schedule: "Pipeline stages over time", topology: "Chips of the job", traffic: "Bytes from rank to rank", "rank map": "Ranks over steps",
+  distribution: "How many ranks wait and work how long", memory: "HBM in use over time", roofline: "Operators under the roofs of the machine",
+  rank: "What is shown", colour: "What colours mean", measure: "What the map of ranks shows", "chips by": "What the chips show",
+}
+
+function nameThem() {
+  for (const one of models().filter(({type}) => ["Figure", "Select"].includes(type))) {
+    const view = Bokeh.index.find_one(one), place = view?.input_el ?? view?.canvas_view?.el
+    place?.setAttribute("aria-label", NAMES[one.name] ?? `${one.left?.[0]?.axis_label ?? one.name} over time`)
+    if (one.type == "Figure" && place) {
+      place.setAttribute("role", "img")
+      hideLayers(place)
+    }
+  }
+}
+
+// The canvases that a figure and its legends are drawn on.
+function hideLayers({shadowRoot}) {
+  shadowRoot?.querySelectorAll("canvas").forEach((layer) => layer.setAttribute("aria-hidden", "true"))
+  shadowRoot?.querySelectorAll("*").forEach(hideLayers)
+}
+
 function dress() {
+  nameThem()
   if (DARK.matches)
     paint()
   if (globalThis.neuronprofScale > 1)

@@ -25,7 +25,11 @@ function fit(shown, start, end) {
 // Moves the window so that a time is in it.
 function bring(shown, start, end) {
   const {x_range} = shown.models
-  if (end < x_range.start || start > x_range.end)
+  if (end >= x_range.start && start <= x_range.end)
+    return
+  if (end - start > x_range.end - x_range.start)
+    fit(shown, start, end)
+  else
     moveWindow(x_range, (start + end - x_range.start - x_range.end) / 2 / (x_range.end - x_range.start), 1)
 }
 

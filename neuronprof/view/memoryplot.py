@@ -19,7 +19,7 @@ def figure(table: "pd.DataFrame", capacity: float) -> "Figure":
     """The stack of categories.
 
     Args:
-        table: `memory_over_time` of the analyzers, with at least one row.
+        table: `memory_over_time` of the analyzers, with something held.
         capacity: bytes of the rank's HBM; NaN if it is not known.
     """
     from bokeh.models import AdaptiveTicker, ColumnDataSource, CustomJS, HoverTool, TapTool

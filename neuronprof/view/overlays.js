@@ -13,7 +13,7 @@ function drawOverlays(shown) {
   const box = {left: [], right: [], bottom: [], top: []}
   const lines = {x0: [], y0: [], x1: [], y1: []}
   const row = event && placeOf(shown, key, event.row)
-  const {pixel} = shown.view(), shift = shown.shiftOf(key)
+  const {pixel} = shown.view()
   const frame = (key, {start, duration, row}) => {
     const place = placeOf(shown, key, row), left = start + shown.shiftOf(key)
     if (place === undefined)
@@ -24,20 +24,22 @@ function drawOverlays(shown) {
     box.top.push(-place - 0.05)
   }
   chosen.others.forEach((other) => frame(other.key, other.event))
+  const mine = `${key}/${event?.id}`, {releaser} = chosen
   if (row !== undefined && row !== null) {
     frame(key, event)
-    const arrow = (from, fromRow, to, toRow) => {
-      if (fromRow === undefined || toRow === undefined)
+    const arrow = (fromKey, from, fromRow, to, toRow) => {
+      const places = [placeOf(shown, fromKey, fromRow), placeOf(shown, key, toRow)]
+      if (places.includes(undefined))
         return
-      lines.x0.push(from + shift)
-      lines.y0.push(-fromRow - 0.5)
-      lines.x1.push(to + shift)
-      lines.y1.push(-toRow - 0.5)
+      lines.x0.push(from + shown.shiftOf(fromKey))
+      lines.y0.push(-places[0] - 0.5)
+      lines.x1.push(to + shown.shiftOf(key))
+      lines.y1.push(-places[1] - 0.5)
     }
-    if (chosen.releaser?.id == event.released && event.released >= 0)
-      arrow(chosen.releaser.start + chosen.releaser.duration, placeOf(shown, key, chosen.releaser.row), event.start, row)
+    if (releaser?.of == mine && releaser.event)
+      arrow(releaser.key, releaser.event.start + releaser.event.duration, releaser.event.row, event.start, event.row)
     for (const other of releases)
-      arrow(event.start + event.duration, row, other.start, placeOf(shown, key, other.row))
+      arrow(key, event.start + event.duration, event.row, other.start, other.row)
   }
   shown.put(outline, box)
   shown.put(arrows, lines)
@@ -67,15 +69,20 @@ function drawOverlays(shown) {
   }
   shown.put(spans, shade)
   shown.put(words, texts)
-  if (event?.released >= 0 && chosen.releaser?.id != event.released)
+  if (event?.id >= 0 && releaser?.of != mine)
     lookUpReleaser(shown, key, event)
 }
 
+// What released an event, of the same rank or of another one that is shown.
 async function lookUpReleaser(shown, key, event) {
-  chosen.releaser = {id: event.released, row: []}
-  const found = await shown.source.event(key, event.released)
-  if (found && chosen.event?.released == found.event.id) {
-    chosen.releaser = found.event
+  const releaser = chosen.releaser = {of: `${key}/${event.id}`, key, event: null}
+  const elsewhere = shown.scenes.find((scene) => scene.key == key)?.shared.foreign.find(([id]) => id == event.id)
+  const owner = elsewhere ? await shown.source.owner(elsewhere[1]) : event.released >= 0 ? {key, id: event.released} : null
+  if (!owner || !shown.scenes.some((scene) => scene.key == owner.key))
+    return
+  const found = await shown.source.event(owner.key, owner.id)
+  if (found && chosen.releaser == releaser) {
+    Object.assign(releaser, {key: owner.key, event: found.event})
     drawOverlays(shown)
   }
 }

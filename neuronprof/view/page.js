@@ -130,7 +130,10 @@ function whenQuiet() {
 
 function rememberSoon() {
   clearTimeout(quiet)
-  quiet = setTimeout(() => remember(timeline()), QUIET)
+  quiet = setTimeout(() => {
+    nameThem()
+    remember(timeline())
+  }, QUIET)
 }
 
 // What the address tells of other pages: by its name there, how it is told ("" if it is as at first) and taken from there.

@@ -87,7 +87,7 @@ def _memory(trace: "TraceFile") -> _Shown | None:
 
     table = _tables(trace, "memory_over_time")["memory_over_time"]
     capacity = ((trace.metadata.get("machine") or {}).get("rank") or {}).get("hbm_capacity") or float("nan")
-    return None if table.empty else _Shown(memoryplot.figure(table, capacity), picture.instant, _size)
+    return _Shown(memoryplot.figure(table, capacity), picture.instant, _size) if table["bytes"].any() else None
 
 
 def _schedule(trace: "TraceFile") -> _Shown | None:

@@ -1,6 +1,6 @@
 // Search over the whole trace: how many, which, next and previous.
 
-const MOST_LISTED = 40
+const MOST_LISTED = 40, SHORTEST = 25 // nanoseconds of an event around which something should be seen
 let wanted = ""
 
 function handleSearch(shown) {
@@ -71,5 +71,5 @@ function show(shown, key, found) {
   choose(shown, key, found.id, found) // of the first rank that is shown, which is never shifted
   const {x_range} = shown.models
   if (found.duration < (x_range.end - x_range.start) / 400)
-    fit(shown, found.start - 20 * found.duration, found.start + 21 * found.duration)
+    fit(shown, found.start - 20 * Math.max(found.duration, SHORTEST), found.start + 21 * Math.max(found.duration, SHORTEST))
 }

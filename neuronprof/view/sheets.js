@@ -13,6 +13,7 @@ async function openSheet(name) {
     place.replaceChildren()
     await Bokeh.embed.embed_item(item, place)
     dress()
+    setTimeout(nameThem, QUIET) // once figures have their canvases
     keepChoices()
     if (name == "operators") {
       const rows = address ? await new Served(address, tell).sheet(TREE) : JSON.parse(element(`item-${TREE}`).textContent)

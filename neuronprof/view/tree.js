@@ -71,6 +71,7 @@ class OperatorTree {
     const head = made("tr", {}, ...Object.entries(HEADINGS).map(([name, label]) => this.heading(name, label)))
     const table = made("table", {className: "tree"}, made("thead", {}, head), made("tbody", {}, ...lines))
     table.setAttribute("role", "treegrid")
+    table.setAttribute("aria-label", "Operators by module")
     const cut = lines.length == MOST_LINES ? [made("p", {className: "sentence"}, `The first ${MOST_LINES} rows.`)] : []
     this.place.replaceChildren(this.buttons(), table, ...cut)
     this.place.querySelector(`[data-number="${focused}"]`)?.focus()

@@ -22,6 +22,17 @@ from neuronprof.trace.writer import TraceWriter
 pytestmark = pytest.mark.browser
 
 PAGES = ("timeline", "summary", "operators", "communication", "memory", "roofline", "ranks")
+SPOKEN = (
+    "button",
+    "textbox",
+    "searchbox",
+    "combobox",
+    "link",
+    "checkbox",
+    "image",
+    "Canvas",
+    "treegrid",
+)  # what needs a name
 SAMPLE = Path(__file__).parents[2] / "sample_traces" / "gpt.parquet"
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"  # artifacts of the run, to be looked at
 
@@ -81,10 +92,15 @@ def turn_to(tab, name):
 def test_each_page_opens_and_fits_its_window(large, open_tab, scheme, width, height):
     tab = open_tab(large, viewport={"width": width, "height": height}, color_scheme=scheme)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    read = tab.context.new_cdp_session(tab)
     for name in PAGES:
         turn_to(tab, name)
         assert tab.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), name
-        tab.wait_for_timeout(300)
+        tab.wait_for_timeout(500)
+        nodes = [node for node in read.send("Accessibility.getFullAXTree")["nodes"] if not node["ignored"]]
+        assert [
+            node["role"] for node in nodes if node["role"]["value"] in SPOKEN and not node["name"]["value"]
+        ] == [], name
         tab.screenshot(path=SCREENSHOTS / f"{name}-{scheme}-{width}x{height}.png")
         if name == "operators":
             assert tab.locator("#sheet-operators .slick-row").count() > 5

@@ -75,6 +75,31 @@ def read_operands(text: str) -> tuple[str, dict[str, float]]:
         ) from error
 
 
+def seconds(text: str, metadata: Mapping[str, Any], instead: tuple[str, str]) -> float:
+    """How long an instruction would take by its formula if one part of the machine were like another, on a rank that nothing slows.
+
+    Args:
+        text: the event's `operands`.
+        metadata: of the trace.
+        instead: sections of the machine's numbers: of the first, each that the second has too is taken from there.
+
+    Raises:
+        NeuronprofError: what the trace kept of the formula cannot be read.
+    """
+    name, given = read_operands(text)
+    try:
+        numbers = {n: p.value for n, p in _parameters(given, metadata).items()}
+        of, others = (f"{section}." for section in instead)
+        numbers |= {
+            of + n.removeprefix(others): v
+            for n, v in numbers.items()
+            if n.startswith(others) and of + n.removeprefix(others) in numbers
+        }
+        return float(Formula(metadata["formulas"][name]["text"], {}).evaluate(numbers)[formula.RESULT])
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise NeuronprofError("The formulas of the trace cannot be read; record it again.") from error
+
+
 def worked(event: Event, metadata: Mapping[str, Any]) -> Worked:
     """The duration of an event that has operands; event: columns of its row.
 

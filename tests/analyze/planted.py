@@ -197,6 +197,7 @@ SCORES = attention(heads=8, fused=False)
 DEEP = attention(width=1024, layers=8, batch=64)
 ADAM = mlp(optimizer="AdamW")
 WIDE = mlp(width=2048, layers=8, batch=4096, bf16=True)
+LONG = mlp(width=2048, layers=8, batch=16384, bf16=True)
 SMALL = mlp(width=256, layers=16, batch=4096)
 H100 = {"dp": 32, "chip": "h100-80gb"}  # two hosts
 TWO_STAGES = {"pp": 2, "microbatches": 8}
@@ -208,6 +209,7 @@ PLANTED = [
     Planted("late-gradient-sync", WIDE, options={"dp": 8, "grad_sync": "after"}, cure={"grad_sync": "overlapped"}, within=0.2),
     Planted("small-collectives", SMALL, options={"dp": 8, "bucket_bytes": 1}, cure={"bucket_bytes": 25 << 20}, within=0.15),
     Planted("sync-every-microbatch", accumulated(True), accumulated(False), {"world_size": 8}, within=0.2),
+    Planted("exposed-weight-gather", LONG, options={"dp": 8, "zero": 3, "prefetch": 0}, cure={"prefetch": 1}),
     Planted("launch-bound", attention(), options={"chip": "h100-80gb", "eager": True}, cure={"eager": False}, careful=True),
     Planted("unfused-attention", SCORES, attention(heads=8)),
     Planted("layout-copies", reordered(".t().contiguous().t()"), reordered(""), within=0.25),

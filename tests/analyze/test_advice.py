@@ -144,10 +144,17 @@ def test_products_that_leave_half_of_the_array_empty_are_found_with_their_price(
     assert found(empty)["poor-pe-fill"] == pytest.approx(gain, rel=0.1)
 
 
-def test_tensor_parallelism_beyond_a_host_is_found(recorded):
-    script, host = attention(width=1024, heads=16), {"chip": "h100-80gb"}
-    assert "tensor-parallel-far" in found(recorded(script, tp=16, **host))
-    assert "tensor-parallel-far" not in found(recorded(script, tp=8, dp=2, **host))
+def test_tensor_parallelism_beyond_a_host_is_found_with_its_price(recorded, tmp_path):
+    # The twin has hosts of 16 chips, so that the same groups stay inside of one.
+    script, host = attention(width=1024, heads=16), {"chip": "h100-80gb", "tp": 16}
+    text = resources.files("neuronprof.hardware").joinpath("h100-80gb.toml").read_text(encoding="utf-8")
+    joined = tmp_path / "joined.toml"
+    joined.write_text(text.replace("\ndomain = { value = 8,", "\ndomain = { value = 16,"), encoding="utf-8")
+    far, near = recorded(script, **host), recorded(script, **host | {"chip": str(joined)})
+    assert "tensor-parallel-far" not in found(near)
+    assert "tensor-parallel-far" not in found(recorded(script, **host | {"tp": 8, "dp": 2}))
+    gain = far.step.window.time_ns - near.step.window.time_ns
+    assert found(far)["tensor-parallel-far"] == pytest.approx(gain, rel=0.15)
 
 
 def test_what_is_computed_again_for_lack_of_room_is_left_alone(recorded):

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from neuronprof import units
-from neuronprof.analyze import changes
+from neuronprof.analyze import changes, durations
 from neuronprof.analyze.advice.case import Case
 from neuronprof.analyze.advice.rule import Confidence, Finding, Rule, scaled
 from neuronprof.analyze.changes import Draft
@@ -136,18 +136,33 @@ class TensorParallelFar(Rule):
     confidence: ClassVar[Confidence] = Confidence.MEDIUM
 
     def look(self, case: Case) -> Finding | None:
-        """Collectives along the tensor-parallel axis that use EFA; inside, the same bytes would go over the chips' links."""
+        """Collectives along the tensor-parallel axis that use EFA; inside, the same bytes and steps would go over the chips' links."""
         kinds = tuple(kind for kind in Collective if kind not in (Collective.SEND, Collective.RECV))
-        share = changes.on_link(case.step, case.context, Engine.EFA)
-        rows = changes.collectives(case.step, kinds, "tp") & (share > 0)
-        faster = case.context.limit("neuronlink_bandwidth") / case.context.limit("efa_bandwidth")
-        if not rows.any() or not faster > 1:
+        far = (changes.on_link(case.step, case.context, Engine.EFA) > 0) & (case.events["operands"] >= 0)
+        rows = changes.collectives(case.step, kinds, "tp") & far
+        if not rows.any():
             return None
+        times = _nearer(case, rows)
 
         def inside(draft: Draft) -> None:
-            draft.wire[rows] *= (1 - share + share / faster)[rows]
+            draft.scale(rows, times)
 
         ways = int(case.mesh.get("tp", 1))
         exposed = units.time(case.by_rank(rows, case.exposed).mean())
         wrong = f"Tensor parallelism over {ways} ranks reaches beyond the chips that NeuronLink joins: {exposed} of it exposed: {case.where(rows)}."  # noqa: E501
         return Finding(wrong, case.say("tensor parallel"), rows, (inside,))
+
+
+def _nearer(case: Case, rows: changes.Mask) -> np.ndarray:
+    """How many times as long each collective takes if the network between hosts is as NeuronLink: in bandwidth, start and steps."""
+    words, at = np.unique(case.events["operands"][rows], return_inverse=True)
+    taken = [
+        [
+            durations.seconds(case.events.words["operands"][word], case.context.metadata, (Engine.EFA, link))
+            for link in (Engine.EFA, Engine.NEURONLINK)
+        ]
+        for word in words.tolist()
+    ]
+    now, then = np.array(taken).T
+    times: np.ndarray = (then / now)[at]
+    return times

@@ -37,7 +37,6 @@ function hideLayers({shadowRoot}) {
 }
 
 function dress() {
-  nameThem()
   if (DARK.matches)
     paint()
   if (globalThis.neuronprofScale > 1)

@@ -128,11 +128,16 @@ function whenQuiet() {
   rememberSoon()
 }
 
+let named = -1 // which of the timeline's layouts has names for screen readers
 function rememberSoon() {
   clearTimeout(quiet)
   quiet = setTimeout(() => {
-    nameThem()
-    remember(timeline())
+    const shown = timeline()
+    if (shown?.laid != named) {
+      named = shown?.laid
+      nameThem()
+    }
+    remember(shown)
   }, QUIET)
 }
 

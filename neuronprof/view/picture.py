@@ -14,7 +14,7 @@ from neuronprof.analyze.pyramid import window
 from neuronprof.analyze.pyramid.build import alike_of, build
 from neuronprof.analyze.pyramid.store import Detail
 from neuronprof.errors import NeuronprofError
-from neuronprof.terms import Engine
+from neuronprof.terms import COMPUTE_ENGINES, Engine
 from neuronprof.view import canvas, heading, look, page, scene, timeline, tracks
 from neuronprof.view.canvas import Canvas
 from neuronprof.view.lod import Packer
@@ -224,8 +224,14 @@ def _word(drawing: Canvas, panel: _Panel, box: canvas.Box, alike: int, colour: i
     if room < 16:
         return
     words, table = panel.detail.header["words"], alike_of(panel.detail)
-    known = [words[name][table[name][alike]] for name in ("op_name", "name") if table[name][alike] >= 0]
-    text = canvas.fitted(next(filter(None, known), ""), 11, room)
+    known = {
+        name: words[name][table[name][alike]] if table[name][alike] >= 0 else ""
+        for name in ("engine", "op_name", "name")
+    }
+    # As on the page: what computes is known by its operator, what moves data by its instruction.
+    operator, instruction = known["op_name"].removeprefix("aten."), known["name"]
+    first, second = (operator, instruction) if known["engine"] in COMPUTE_ENGINES else (instruction, operator)
+    text = canvas.fitted(first or second, 11, room)
     if text:
         drawing.text((box[0] + 4, box[3] - 4.5), text, 11, tracks.TEXT_PALETTE[colour])
 

@@ -13,9 +13,10 @@ from neuronprof.cli import main
 
 @pytest.fixture
 def trace(tmp_path):
-    """A load of 2 us releases a matmul of 3 us; memory holds 5 bytes of weights for 4 us, then 7 for 2 us."""
+    """A load of 2 us releases a matmul of 3 us; HBM holds 5 bytes of weights for 4 us, then 7 for 2 us, SBUF 3 in tiles for 2 us."""
     events = picture.rows("tensor ..aaa.\ndma    aa....", {"a": {"op_name": "aten.mm", "flops": 8}}, scale=1000)
     events += picture.levels("555577", "weights", scale=1000)
+    events += picture.levels("....33", "tiles", scale=1000, engine="sbuf")
     for number, event in enumerate(events):
         event |= {"id": number, "released_by": 1 if number == 0 else -1}
     return str(picture.write(tmp_path / "trace.parquet", events, [picture.segment(0, 6000)]))
@@ -33,7 +34,13 @@ def test_chrome_json(trace, tmp_path, capsys):
     assert [e["args"].get("name") for e in of["M"] if "name" in e["args"]] == ["rank 0", "tensor 0", "dma 0"]
     tensor, dma = (e["tid"] for e in of["X"])
     assert [(e["tid"], e["ts"]) for e in of["s"] + of["f"]] == [(dma, 1.999), (tensor, 2.0)]
-    assert [(e["ts"], e["args"]["bytes"]) for e in of["C"]] == [(0.0, 5), (4.0, 7), (6.0, 0)]
+    assert [(e["name"], e["ts"], e["args"]["bytes"]) for e in of["C"]] == [
+        ("HBM weights", 0.0, 5),
+        ("HBM weights", 4.0, 7),
+        ("HBM weights", 6.0, 0),
+        ("SBUF tiles", 4.0, 3),
+        ("SBUF tiles", 6.0, 0),
+    ]
 
 
 def test_csv_of_a_time_range(trace, tmp_path, capsys):

@@ -57,12 +57,13 @@ class Steps:
         start = self.now + np.cumsum(duration + wait) - duration
         moved = 128 * 512 * 2 * wide
         self.add(start, duration, engine="tensor", kind="compute", name="MATMUL", wait_ns=wait, wait_for="dma", flops=2**24 * wide,
-                 dtype="bfloat16", **about)  # fmt: skip
+                 dtype="bfloat16", operands=f"matmul batch=1 M=128 K=128 N={512 * wide} itemsize=2", **about)  # fmt: skip
         self.add(start, duration - 20, engine="dma", kind="transfer", name="DMA_LOAD", bytes=moved, **about)
         self.add(start, duration // 2, engine="hbm", kind="transfer", name="DMA_LOAD", bytes=moved, **about)
         few = slice(0, max(1, tiles // 5))
         engine, opcode = ("scalar", "ACTIVATE") if name == "up" else ("vector", "TENSOR_TENSOR")
-        self.add(start[few] + 50, 130, engine=engine, kind="compute", name=opcode, **about)
+        operands = f"{engine} elements=65536 passes=1 itemsize=2"
+        self.add(start[few] + 50, 130, engine=engine, kind="compute", name=opcode, operands=operands, **about)
         self.now = int(start[-1] + duration[-1]) + int(self.random.integers(100, 2000))
         self.memory(80 * 2**20 if phase == "forward" else -40 * 2**20)
 

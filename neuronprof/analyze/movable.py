@@ -1,6 +1,7 @@
 """Element-wise work that another engine could do: how long it takes there, and what it frees here."""
 
 from collections import ChainMap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -87,7 +88,7 @@ class Movable(Analyzer):
         """The work that `to` could do for others, with the time it takes there."""
         can = [name for name, engines in _ELSEWHERE.items() if to in engines]
         mine = work[work["name"].isin(can) & (work["engine"] != to)]
-        each = np.array([_seconds(word, to, context) for word in mine["operands"]], float)
+        each = mine["operands"].map(_seconds(mine["operands"].unique(), to, context)).astype(float)
         return mine.assign(to=str(to), there_ns=each * 1e9 * mine["instructions"])
 
 
@@ -97,13 +98,15 @@ def _known(context: Context) -> bool:
     return Engine.VECTOR in formulas and not np.isfinite(quantity(context, "kernels.gap"))
 
 
-def _seconds(operands: str, engine: Engine, context: Context) -> float:
-    """How long an instruction would take on an engine: its own formula, or that of the vector engine with its numbers."""
+def _seconds(operands: Iterable[str], engine: Engine, context: Context) -> dict[str, float]:
+    """How long instructions would take on an engine: its own formula, or that of the vector engine with its numbers."""
     try:
         kept = context.metadata["formulas"]
         text = kept[engine]["text"] if engine in kept else kept[Engine.VECTOR]["text"].replace("vector.", f"{engine}.")
+        own = Formula(text, {})
         numbers: dict[str, Any] = {name: q["value"] for name, q in context.metadata["machine"]["quantities"].items()}
         numbers |= {name: given["value"] for name, given in context.metadata["given"].items()}
-        return float(Formula(text, {}).evaluate(ChainMap(formula.read(operands)[1], numbers))[formula.RESULT])
+        given = {word: ChainMap(formula.read(word)[1], numbers) for word in operands}
+        return {word: float(own.evaluate(scope)[formula.RESULT]) for word, scope in given.items()}
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise NeuronprofError("The formulas of the trace cannot be read; record it again.") from error

@@ -1,5 +1,6 @@
 """How much of the PE array products keep at work, from what their durations were computed with, and what dI/dt throttling costs them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -45,7 +46,7 @@ class PeArray(Analyzer):
         import pandas as pd
 
         events = chip.events
-        words = [word for word in events.words["operands"] if word.partition(" ")[0] in _PRODUCTS]
+        words = [word for word in events.words["operands"] if _sides(word)]
         rows = events.take(
             events.among("engine", [Engine.TENSOR]) & events.among("operands", words) & (events["step"] != EVALUATION)
         )
@@ -61,9 +62,10 @@ class PeArray(Analyzer):
         table = (
             state["products"].sort_values(["time_ns", *_OPERATOR, "operands"], ascending=[False, *[True] * 5]).copy()
         )
-        words = table["operands"].tolist()
-        table["throttled_ns"] = table["time_ns"] * np.array([_throttled(word, context) for word in words])
-        table["unfilled_ns"] = table["time_ns"] * (1 - np.array([_fill(word, context) for word in words]))
+        words = table["operands"].unique().tolist()
+        fill, throttled = ({word: share(word, context) for word in words} for share in (_fill, _throttled))
+        table["throttled_ns"] = table["time_ns"] * table["operands"].map(throttled).astype(float)
+        table["unfilled_ns"] = table["time_ns"] * (1 - table["operands"].map(fill).astype(float))
         found = table.groupby(list(_OPERATOR), as_index=False).agg(dict.fromkeys(_SUMS, "sum") | {"operands": "first"})
         found = found.sort_values(
             ["unfilled_ns", "time_ns", *_OPERATOR], ascending=[False, False, *[True] * 4], ignore_index=True
@@ -82,15 +84,21 @@ def fills(events: Events, context: Context) -> NDArray[np.float64]:
     return filled
 
 
+def _sides(operands: str) -> Mapping[str, float]:
+    """What a product multiplies, K, M and N; empty of what is no product, or does not tell."""
+    sides = durations.read_operands(operands)[1] if operands.partition(" ")[0] in _PRODUCTS else {}
+    return sides if sides.keys() >= {"K", "M", "N"} else {}
+
+
 def _fill(operands: str, context: Context) -> float:
     """K rows and M columns work in whole arrays, and each pass over N moving columns takes at least the shortest time of an instruction.
 
     Source: NKI guide, Trainium architecture, tensor engine.
     """
     rows, columns = quantity(context, "tensor.rows"), quantity(context, "tensor.columns")
-    if operands.partition(" ")[0] not in _PRODUCTS or not np.isfinite(rows * columns):
+    sides = _sides(operands)
+    if not sides or not np.isfinite(rows * columns):
         return 1.0
-    _, sides = durations.read_operands(operands)
     shortest = max(quantity(context, "tensor.interval_min"), quantity(context, "tensor.weight_load"))
     moving = shortest * np.ceil(sides["N"] / quantity(context, "tensor.moving_max"))
     return float(_whole(sides["K"], rows) * _whole(sides["M"], columns) * sides["N"] / max(sides["N"], moving))

@@ -38,12 +38,14 @@ ANALYZERS: tuple[Analyzer, ...] = (
     Links(),
     Schedule(),
     Underused(),
+    PeArray(),
+    Movable(),
     Transfers(),
     Roofline(),
     Memory(),
     OnChipUse(),
 )
-DETAILS: tuple[Analyzer, ...] = (PeArray(), Movable(), Sbuf())  # when asked by name
+DETAILS: tuple[Analyzer, ...] = (Sbuf(),)  # when asked by name
 ADVICE = Advice()
 WALKS: tuple[Walk, ...] = (
     ADVICE,

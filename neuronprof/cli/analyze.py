@@ -3,8 +3,8 @@
 The object of --json: trace (path), steps (number of training steps), step_time_ns (their mean, whole nanoseconds),
 mfu (0 to 1), engines (busy fraction by engine, every engine always present), left_out (a sentence for each analysis for
 which the trace is too large), analyses (for each table its rows, an object each, keys are the column names). What the
-trace does not tell is null. Without names the main tables are printed, with --json all. A name is that of an analysis,
-which prints all its tables, or of one table.
+trace does not tell is null. Without names the main tables are printed as far as they have rows, with --json all. A name
+is that of an analysis, which prints all its tables, or of one table.
 """
 
 import argparse
@@ -27,6 +27,8 @@ _OVERVIEW = (
     "utilization",
     "communication",
     "underused",
+    "pe_array",
+    "movable",
     "roofline",
     "roofline_steps",
     "memory",
@@ -38,6 +40,8 @@ _BRIEF = {
         "name", "algorithm", "replica_group", "bytes", "layer", "count", "transfer_ns", "transfer_p95_ns", "wait_ns", "exposed_ns",
         "outliers", "bus_bandwidth", "link_share",
     ),
+    "pe_array": ("op_name", "layer", "phase", "source", "time_ns", "unfilled_ns", "throttled_ns", "fill"),
+    "movable": ("engine", "to", "op_name", "layer", "phase", "source", "time_ns", "there_ns", "idle_ns"),
 }  # fmt: skip
 
 
@@ -93,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
         print()
     else:
         if not args.names:
-            tables |= {name: tables[name][list(columns)] for name, columns in _BRIEF.items()}
+            brief = {name: tables[name][list(columns)] for name, columns in _BRIEF.items()}
+            tables = {name: table for name, table in (tables | brief).items() if len(table)}
         _print(figures, tables, args.top or _TOP)
     return 0
 

@@ -11,7 +11,7 @@ from neuronprof.terms import ROLES
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHARES = ("share", "busy", "gain", "mfu", "hfu", "mbu")
+_SHARES = ("share", "busy", "fill", "gain", "mfu", "hfu", "mbu")
 _RATES = {"flops_per_second": "FLOP/s", "algorithm_bandwidth": "B/s", "bus_bandwidth": "B/s"}
 _WIDEST = 44
 _FIRST = 3  # changes that the summary tells

@@ -123,7 +123,7 @@ def states(trace, analyzer):
     """The states of the trace's chips, each by itself."""
     kept = []
     run(trace, [analyzer], mapper=lambda function, tasks: kept.extend(map(function, tasks)) or kept)
-    return [state[0] for state in kept]
+    return [found.states[analyzer.name] for found in kept]
 
 
 def same(a, b):

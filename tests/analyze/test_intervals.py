@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronprof.analyze import intervals
+from neuronprof.analyze import intervals, sweep
 
 SIZE = 40
 sets = st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(0, 12)), max_size=12)
@@ -93,6 +93,18 @@ def test_a_partition_is_the_union_in_disjoint_pieces(drawn):
     assert instants(low, high) == instants(starts, ends)
     assert (high - low).sum() == intervals.length(starts, ends)
     assert all(starts[r] <= s and e <= ends[r] for s, e, r in pairs(low, high, row))
+
+
+@given(sets)
+def test_compiled_loops_find_what_is_covered_and_what_is_left(drawn):
+    # inside [3, 30); the loops take intervals in the order of their starts
+    starts, ends = (times[np.argsort(arrays(drawn)[0], kind="stable")] for times in arrays(drawn))
+    low, high = np.clip(starts, 3, 30), np.clip(ends, 3, 30)
+    expected = [tuple(gap) for gap in np.transpose(intervals.gaps(*intervals.merge(low, high), 3, 30)).tolist()]
+    first = [next((row for row, start in enumerate(low) if start == end != 30), -1) for _, end in expected]
+    assert pairs(*sweep.gaps(low, high, 3, 30)) == [(*gap, row) for gap, row in zip(expected, first, strict=True)]
+    assert sweep.union(starts, ends - starts, 3, 30) == (intervals.length(low, high), True)
+    assert not sweep.union(np.array([5, 4]), np.array([1, 1]), 3, 30)[1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, SIZE), st.integers(0, 12)), max_size=12))

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import picture
 import pytest
@@ -103,6 +104,15 @@ def test_tables_print_their_sentence_and_count_what_they_leave_out(path, capsys)
     assert "== memory" not in text
 
 
+def test_without_names_the_main_tables_are_printed_that_have_rows(capsys):
+    # one rank, so no communication
+    assert main(["analyze", str(Path(__file__).parents[2] / "sample_traces/mlp.parquet")]) == 0
+    headings = [line[3:] for line in capsys.readouterr().out.splitlines() if line.startswith("== ")]
+    assert headings == [
+        "bottlenecks_by_operator", "utilization", "underused", "pe_array", "movable", "roofline", "roofline_steps", "memory", "on_chip",
+    ]  # fmt: skip
+
+
 def test_json_is_one_object(path, capsys):
     assert main(["analyze", path, "bottlenecks", "roofline_steps", "--json", "--top", "3"]) == 0
     engines = dict.fromkeys(
@@ -118,6 +128,7 @@ def test_json_is_one_object(path, capsys):
         "step_time_ns": 10,
         "mfu": 0.04,
         "engines": engines | {"tensor": 0.6, "dma": 0.05, "cc": 0.05},
+        "left_out": [],
         "analyses": {
             "bottlenecks": [
                 {"step": -1, "rank": 0, "class": "tensor", "time_ns": 2, "share": 0.5},

@@ -1,7 +1,7 @@
 """Where the time of any stretch of a rank went, by the analyzer that splits its steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from neuronprof.analyze import analyzer
 from neuronprof.analyze.analyzer import BASE, Chip, Context, Events, Window
 from neuronprof.analyze.attribution import LABELS, LATE_START, STEP_END, Attribution
+from neuronprof.analyze.slices import Stretch
 from neuronprof.errors import NeuronprofError
 from neuronprof.trace import reader
 
@@ -43,17 +44,22 @@ def split(trace: reader.TraceFile, rank: int, start: int, end: int) -> Split:
         return Split(*(_idle(end - start, names) for names in (("detail", "bound"), ("detail", *LABELS))))
     one_step = {**events.columns, "step": np.zeros(len(events), np.int32)}
     chip = Chip(Events(one_step, events.words), (Window(0, start, end),))
-    found = question.finish(question.map(chip), Context(trace.metadata, chip.windows))
+    # What waits in the stretch may start after it: such events are part of a longer window.
+    longer = Window(0, start, max(end, int(events["start_ts"].max()) + 1))
+    spans = tuple(replace(span, part_of=longer) for span in chip.spans)
+    part = Stretch(chip.events, chip.windows, trace.metadata, (rank,), spans)
+    found = question.finish(question.map(part), Context(trace.metadata, chip.windows))
     return Split(_inside(found["attribution"]), _inside(found["attribution_by_operator"]))
 
 
 def _events(trace: reader.TraceFile, names: tuple[str, ...], rank: int, between: tuple[int, int]) -> pa.Table:
-    """The events that touch the stretch."""
+    """The events that touch the stretch, or wait in it."""
     start, end = between
     kept, count = [], 0
     for piece in trace.pieces(names, rank=rank, between=between):
         ends = pc.add(piece["start_ts"], piece["duration_ns"])
-        seen = piece.filter(pc.and_(pc.less(piece["start_ts"], end), pc.greater(ends, start)))
+        since = pc.subtract(piece["start_ts"], piece["wait_ns"])
+        seen = piece.filter(pc.and_(pc.less(since, end), pc.greater(ends, start)))
         count += seen.num_rows
         if count > MOST_EVENTS:
             raise NeuronprofError(f"The range has more than {MOST_EVENTS:,} events; choose a shorter one.")

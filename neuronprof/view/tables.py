@@ -148,7 +148,7 @@ PAGES: dict[str, tuple[Table, ...]] = {
     "operators": (_BY_OPERATOR,),
     "communication": (_COLLECTIVES,),
     "roofline": (_ROOFLINE,),
-    "memory": (_MEMORY, _ON_CHIP, _MEMORY_RANKS),
+    "memory": (_MEMORY, _MEMORY_RANKS, _ON_CHIP),
     "schedule": (_STAGES,),
 }
 

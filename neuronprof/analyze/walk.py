@@ -12,7 +12,7 @@ from neuronprof.errors import NeuronprofError
 from neuronprof.trace import reader
 
 MOST_SAMPLED = 200_000  # events that are run again in a quarter of a second
-_BYTES_AN_EVENT = 300  # of a step as a graph, and of running it again, as measured on 1.4 million of them
+_BYTES_AN_EVENT = 800  # of a step as a graph, with running it again, as measured on 1.2 million of them
 
 
 class TooLargeError(NeuronprofError):

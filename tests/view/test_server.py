@@ -126,10 +126,10 @@ def test_a_trace_that_changes_is_told(served):
 def test_what_a_trace_is_too_large_for_is_told_beside_the_rest(served, monkeypatch):
     monkeypatch.setattr(
         "neuronprof.analyze.plan.MOST_BYTES", 100
-    )  # of three events of one step, 300 each for the advice
+    )  # of three events of one step, 800 each for the advice
     status, text = served("/ask/sheet?name=summary")
     told = (
-        f"advice is left out. To follow what waits for what in the 3 events of step 0 of {served.path} takes about 900 B of memory, "
+        f"advice is left out. To follow what waits for what in the 3 events of step 0 of {served.path} takes about 2.34 KiB of memory, "
         "and 100 B may be taken. Record less in one step, or fewer ranks (--trace-ranks)."
     )
     assert status == 200

@@ -1,6 +1,6 @@
 """What a what-if question changes in a step: durations, waits, and which events stand in the way of which."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof.analyze import arbitration, flow
+from neuronprof.analyze import arbitration, durations, flow
 from neuronprof.analyze.analyzer import Context
 from neuronprof.analyze.flow import DATA, DMA, HBM, LINK, PEER, SBUF, Step
 from neuronprof.errors import NeuronprofError
@@ -234,9 +234,30 @@ def _memory(engine: Engine) -> Callable[[float], Change]:
 def _link(link: Engine) -> Callable[[float], Change]:
     def faster(draft: Draft, factor: float) -> None:
         share = on_link(draft.step, draft.context, link)
-        draft.wire *= 1 - share + share / factor
+        times = np.column_stack((1 - share + share / factor, np.ones(len(share))))
+        known, bandwidth = durations.numbers(draft.context.metadata), f"{link}.bandwidth"
+        told = np.flatnonzero((share > 0) & (draft.step.events["operands"] >= 0))
+        if bandwidth in known and len(told):
+            times[told] = by_formula(draft.step, draft.context, told, known | {bandwidth: known[bandwidth] * factor})
+        draft.wire *= times[:, 0]
+        draft.rest *= times[:, 1]
 
     return lambda factor: lambda draft: faster(draft, factor)
+
+
+def by_formula(step: Step, context: Context, rows: NDArray[np.intp], known: Mapping[str, float]) -> NDArray[np.float64]:
+    """How many times as long collectives take by their formulas with these numbers of the machine: on the wire, and besides.
+
+    So it is known what of the work inside the chips a link hides. The algorithm stays, also where another would be the faster one then.
+    """
+    words, at = np.unique(step.events["operands"][rows], return_inverse=True)
+    texts = [step.events.words["operands"][word] for word in words.tolist()]
+    before, after = (
+        np.array([durations.of_collective(text, context.metadata, numbers) for text in texts])
+        for numbers in (durations.numbers(context.metadata), known)
+    )
+    times: NDArray[np.float64] = np.divide(after, before, out=np.ones_like(after), where=before > 0)[at]
+    return times
 
 
 def on_link(step: Step, context: Context, link: Engine) -> NDArray[np.float64]:

@@ -75,27 +75,31 @@ def read_operands(text: str) -> tuple[str, dict[str, float]]:
         ) from error
 
 
-def seconds(text: str, metadata: Mapping[str, Any], instead: tuple[str, str]) -> float:
-    """How long an instruction would take by its formula if one part of the machine were like another, on a rank that nothing slows.
+def numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """What formulas name besides operands, the machine's numbers and those of the job; empty where the trace keeps none."""
+    kept: Mapping[str, Any] = {
+        **((metadata.get("machine") or {}).get("quantities") or {}),
+        **(metadata.get("given") or {}),
+    }
+    return {name: number["value"] for name, number in kept.items()}
+
+
+def of_collective(text: str, metadata: Mapping[str, Any], known: Mapping[str, float]) -> tuple[float, float]:
+    """How long a collective's links move bytes by its formula, and what it takes besides, seconds, on ranks that nothing slows.
 
     Args:
         text: the event's `operands`.
         metadata: of the trace.
-        instead: sections of the machine's numbers: of the first, each that the second has too is taken from there.
+        known: as `numbers`, or with some of them changed.
 
     Raises:
         NeuronprofError: what the trace kept of the formula cannot be read.
     """
     name, given = read_operands(text)
     try:
-        numbers = {n: p.value for n, p in _parameters(given, metadata).items()}
-        of, others = (f"{section}." for section in instead)
-        numbers |= {
-            of + n.removeprefix(others): v
-            for n, v in numbers.items()
-            if n.startswith(others) and of + n.removeprefix(others) in numbers
-        }
-        return float(Formula(metadata["formulas"][name]["text"], {}).evaluate(numbers)[formula.RESULT])
+        values = Formula(metadata["formulas"][name]["text"], {}).evaluate(ChainMap(given, dict(known)))
+        wire = float(values[_WIRE])
+        return wire, float(values[formula.RESULT]) - wire
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise NeuronprofError("The formulas of the trace cannot be read; record it again.") from error
 

@@ -2,7 +2,7 @@
 
 Runs the dependencies, queues, collectives and messages of the median step, or of another, again with other durations. An engine, HBM or
 a link is scaled in speed: tensor=2 is twice as fast. Operators are scaled in time: 'layer:*.mlp=0.5' takes half as long, 'op:aten.mm=0'
-no time at all.
+no time at all. Collectives keep their algorithm, also where a recording with another link would choose another.
 """
 
 import argparse

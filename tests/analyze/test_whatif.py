@@ -91,6 +91,14 @@ def test_a_changed_chip_agrees_with_a_fresh_recording(plain, recorded, scale, ed
     assert time_of(plain, scale) == pytest.approx(time_of(fresh), rel=0.01)
 
 
+@pytest.mark.parametrize("algorithm", ["kangaring", "rdh"])
+def test_a_slower_link_hides_what_is_moved_inside_the_chips(recorded, algorithm):
+    # At a quarter of the bandwidth the steps of a ring take as long on the links as beside them in the chips.
+    options = {"dp": 16, "collective_algorithm": algorithm}
+    plain, fresh = recorded(algorithm, **options), recorded("slow link", {"neuronlink.bandwidth": 0.25}, **options)
+    assert time_of(plain, "neuronlink=0.25") == pytest.approx(time_of(fresh), rel=0.001)
+
+
 def test_a_fixed_chip_agrees_with_a_recording_without_the_fault(plain, recorded):
     slow = recorded("slow", dp=16, slow_chips={2: 1.5})
     assert time_of(slow) > 1.1 * time_of(plain)

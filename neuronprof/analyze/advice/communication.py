@@ -142,10 +142,13 @@ class TensorParallelFar(Rule):
         rows = changes.collectives(case.step, kinds, "tp") & far
         if not rows.any():
             return None
-        times = _nearer(case, rows)
+        times = changes.by_formula(
+            case.step, case.context, np.flatnonzero(rows), _joined(durations.numbers(case.context.metadata))
+        )
 
         def inside(draft: Draft) -> None:
-            draft.scale(rows, times)
+            draft.wire[rows] *= times[:, 0]
+            draft.rest[rows] *= times[:, 1]
 
         ways = int(case.mesh.get("tp", 1))
         exposed = units.time(case.by_rank(rows, case.exposed).mean())
@@ -153,16 +156,8 @@ class TensorParallelFar(Rule):
         return Finding(wrong, case.say("tensor parallel"), rows, (inside,))
 
 
-def _nearer(case: Case, rows: changes.Mask) -> np.ndarray:
-    """How many times as long each collective takes if the network between hosts is as NeuronLink: in bandwidth, start and steps."""
-    words, at = np.unique(case.events["operands"][rows], return_inverse=True)
-    taken = [
-        [
-            durations.seconds(case.events.words["operands"][word], case.context.metadata, (Engine.EFA, link))
-            for link in (Engine.EFA, Engine.NEURONLINK)
-        ]
-        for word in words.tolist()
-    ]
-    now, then = np.array(taken).T
-    times: np.ndarray = (then / now)[at]
-    return times
+def _joined(known: dict[str, float]) -> dict[str, float]:
+    """A machine whose network between hosts is as NeuronLink: in bandwidth, start and steps."""
+    far, near = f"{Engine.EFA}.", f"{Engine.NEURONLINK}."
+    mine = {name: near + name.removeprefix(far) for name in known if name.startswith(far)}
+    return known | {name: known[other] for name, other in mine.items() if other in known}

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from neuronprof import units
 from neuronprof.analyze.explain import explain
 from neuronprof.analyze.kept import Kept
@@ -165,9 +168,16 @@ def _neighbour(detail: Detail, query: Mapping[str, str]) -> bytes:
 
 
 def _find(detail: Detail, query: Mapping[str, str]) -> bytes:
-    wanted = lookup.matches(detail, query["text"])
+    wanted = _rows(detail, query["rows"]) if "rows" in query else lookup.matches(detail, query["text"])
     row = lookup.find(detail, wanted, int(query["after"]), 1 if int(query["step"]) > 0 else -1)
     return _json(None if row is None else _record(detail, row))
+
+
+def _rows(detail: Detail, listed: str) -> NDArray[np.bool_]:
+    """Rows of the alike table, of which a page lists the numbers."""
+    wanted = np.zeros(len(detail.columns["alike_count"]), bool)
+    wanted[[int(number) for number in listed.split(",")]] = True
+    return wanted
 
 
 def _operator(detail: Detail, query: Mapping[str, str]) -> bytes:

@@ -1,7 +1,8 @@
 // Search over the whole trace: how many, which, next and previous.
 
 const MOST_LISTED = 40, SHORTEST = 25 // nanoseconds of an event around which something should be seen
-let wanted = ""
+const MOST_ROWS = 300 // of the alike table that are asked for one by one
+let wanted = "", only = new Map() // the text, and the rows of the alike table by rank where only those of one line are wanted
 
 function handleSearch(shown) {
   const input = element("search")
@@ -19,9 +20,10 @@ function handleSearch(shown) {
   })
 }
 
-// Hits are counted by what events share, of the first rank that is shown: each line is one operator, instruction and layer.
+// Hits are counted by what events share, on all ranks that are shown: each line is one operator, instruction and layer.
 function listHits(shown, text) {
   wanted = text
+  only = new Map()
   const pane = element("pane")
   if (!text) {
     element("found").textContent = ""
@@ -30,46 +32,64 @@ function listHits(shown, text) {
   }
   if (!onTimeline())
     turnTo("timeline")
-  const [{shared, key}] = shown.scenes
-  const rows = matches(shared, text)
-  const groups = new Map()
-  let total = 0
-  for (const row of rows) {
-    const label = title(shared, row)
-    const count = shared.columns.alike_count[row]
-    const group = groups.get(label) ?? {count: 0}
-    group.count += count
-    groups.set(label, group)
-    total += count
-  }
+  const groups = hitsOf(shown, text)
+  const total = groups.reduce((sum, [, {count}]) => sum + count, 0)
   element("found").textContent = `${total.toLocaleString("en")} ${total == 1 ? "event" : "events"}`
-  const items = [...groups].sort(([, a], [, b]) => b.count - a.count).slice(0, MOST_LISTED).map(([label, group]) => {
-    const go = made("button", {type: "button"}, `${label} (${group.count.toLocaleString("en")})`)
-    go.addEventListener("click", async () => {
-      const name = label.split(" · ").pop()
-      show(shown, key, await shown.source.find(key, matches(shared, name).length ? name : text, shown.models.x_range.start, 1))
+  const items = groups.slice(0, MOST_LISTED).map(([label, {count, rows}]) => {
+    const go = made("button", {type: "button"}, `${label} (${count.toLocaleString("en")})`)
+    go.addEventListener("click", () => {
+      only = rows
+      showNearest(shown, shown.models.x_range.start, 1)
     })
     return made("li", {}, go)
   })
-  const rest = groups.size > MOST_LISTED ? [made("li", {}, `and ${groups.size - MOST_LISTED} more`)] : []
-  pane.replaceChildren(closer(shown), made("h2", {}, `Found for “${text}” on ${shown.scenes[0].title}`), made("ul", {}, ...items, ...rest))
+  const rest = groups.length > MOST_LISTED ? [made("li", {}, `and ${groups.length - MOST_LISTED} more`)] : []
+  const where = shown.scenes.map((scene) => scene.title).join(", ")
+  pane.replaceChildren(closer(shown), made("h2", {}, `Found for “${text}” on ${where}`), made("ul", {}, ...items, ...rest))
   pane.hidden = false
+}
+
+// Lines and what is in each, most events first: how many, and the rows of the alike table by rank.
+function hitsOf(shown, text) {
+  const groups = new Map()
+  for (const {shared, key} of shown.scenes)
+    for (const row of matches(shared, text)) {
+      const label = title(shared, row), group = groups.get(label) ?? {count: 0, rows: new Map()}
+      group.count += shared.columns.alike_count[row]
+      group.rows.set(key, [...group.rows.get(key) ?? [], row])
+      groups.set(label, group)
+    }
+  return [...groups].sort(([, a], [, b]) => b.count - a.count)
 }
 
 async function nextHit(shown, step) {
   if (!wanted)
     return
-  const [{key}] = shown.scenes
-  const from = chosen.event && chosen.key == key ? chosen.event.start : step > 0 ? shown.models.x_range.start : shown.models.x_range.end
-  show(shown, key, await shown.source.find(key, wanted, from, step))
+  const {x_range} = shown.models
+  const from = chosen.event ? chosen.event.start + shown.shiftOf(chosen.key) : step > 0 ? x_range.start : x_range.end
+  return showNearest(shown, from, step, chosen.event && chosen.key)
 }
 
-function show(shown, key, found) {
-  if (!found)
+// The hit that is next in time, on any rank that is shown; of those that start with a chosen one, that of the next rank.
+async function showNearest(shown, from, step, key = null) {
+  const {scenes} = shown, at = scenes.findIndex((scene) => scene.key == key)
+  const asked = only.size ? scenes.filter((scene) => only.has(scene.key)) : scenes
+  const found = await Promise.all(asked.map(async (scene) => {
+    const beyond = at >= 0 && step * (scenes.indexOf(scene) - at) > 0 ? step : 0 // also what starts just then
+    const hit = await shown.source.find(scene.key, {text: wanted, rows: rowsOf(scene.key)}, from - scene.shift - beyond, step)
+    return hit && {key: scene.key, hit, at: step * (hit.start + scene.shift)}
+  }))
+  const [first] = found.filter(Boolean).sort((a, b) => a.at - b.at)
+  if (!first)
     return tell(`No further event for “${wanted}” in this direction.`)
   tell("")
-  choose(shown, key, found.id, found) // of the first rank that is shown, which is never shifted
-  const {x_range} = shown.models
-  if (found.duration < (x_range.end - x_range.start) / 400)
-    fit(shown, found.start - 20 * Math.max(found.duration, SHORTEST), found.start + 21 * Math.max(found.duration, SHORTEST))
+  choose(shown, first.key, first.hit.id, first.hit)
+  const {x_range} = shown.models, {duration} = first.hit, start = first.hit.start + shown.shiftOf(first.key)
+  if (duration < (x_range.end - x_range.start) / 400)
+    fit(shown, start - 20 * Math.max(duration, SHORTEST), start + 21 * Math.max(duration, SHORTEST))
+}
+
+function rowsOf(key) {
+  const rows = only.get(key)
+  return rows?.length <= MOST_ROWS ? rows : undefined
 }

@@ -27,7 +27,10 @@ class Served {
 
   event(key, id) { return this.json("event", {key, id}) }
   neighbour(key, id, step) { return this.json("neighbour", {key, id, step}) }
-  find(key, text, after, step) { return this.json("find", {key, text, after: Math.round(after), step}) }
+  find(key, {text, rows}, after, step) {
+    return this.json("find", {key, ...(rows ? {rows: rows.join()} : {text}), after: Math.round(after), step})
+  }
+
   operator(key, name) { return this.json("operator", {key, name}) }
   owner(id) { return this.json("owner", {id}) }
   code(key, source) { return this.json("code", {key, source}) }

@@ -37,10 +37,10 @@ class Embedded {
     return lane.from <= next && next < lane.to ? recordOf(scene, next) : null
   }
 
-  // The next event after a time (before it: step -1) that has one of the rows of the alike table.
-  async find(key, text, after, step) {
+  // The next event after a time (before it: step -1) that has a text, or one of some rows of the alike table.
+  async find(key, {text, rows}, after, step) {
     const scene = await this.shared(key)
-    return this.first(scene, new Set(matches(scene, text)), after, step)
+    return this.first(scene, new Set(rows ?? matches(scene, text)), after, step)
   }
 
   // The first event of an operator, by its name, layer and phase with spaces between, and how many it has.

@@ -464,6 +464,35 @@ def test_operators_fold_by_module_and_are_saved(view, open_tab, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["served", "one file"])
+def test_a_search_goes_over_all_ranks_that_are_shown(view, open_tab, tmp_path, way):
+    # On both ranks `mm` and `mmm` of one layer; the line of `mm` leads to its events only, in the order of time and then of ranks.
+    about = {"a": {"op_name": "mm", "layer": "net"}, "b": {"op_name": "mmm", "layer": "net"}}
+    drawing = "tensor baa.b\n rank 1\n tensor .aab."
+    events = [{**event, "id": number} for number, event in enumerate(picture.rows(drawing, about, scale=100))]
+    path = picture.write(tmp_path / "t.parquet", events, [picture.segment(0, 500)], machine={"ranks_per_chip": 2})
+    page = tmp_path / "page.html"
+    assert way == "served" or main(["view", str(path), "-o", str(page), "--no-browser"]) == 0
+    tab = open_tab(view(path).address if way == "served" else page.as_uri())
+    tab.locator("select[name=rank]").select_option(label="Chip 0")
+    tab.wait_for_function("() => timeline().state.keys == '0/0,0/1'")
+    tab.locator("#search").fill("net")
+    lines = tab.locator("#pane li")
+    lines.first.wait_for()
+    assert sorted(lines.all_inner_texts()) == ["mm · net (2)", "mmm · net (3)"]
+    assert tab.locator("#found").inner_text() == "5 events"
+    lines.get_by_text("mm · net (2)").click()
+    chosen = "() => new URLSearchParams(location.hash).get('event')"  # trace, rank and event
+    tab.wait_for_function(f"() => ({chosen})() == '0/0/1'")
+    tab.locator("h1").click()
+    tab.keyboard.press("n")
+    tab.wait_for_function(f"() => ({chosen})() == '0/1/0'")
+    tab.keyboard.press("n")
+    tab.locator("#notice", has_text="No further event").wait_for()
+    tab.keyboard.press("p")
+    tab.wait_for_function(f"() => ({chosen})() == '0/0/1'")
+
+
+@pytest.mark.parametrize("way", ["served", "one file"])
 def test_a_click_on_a_difference_shows_both_places(view, open_tab, tmp_path, way):
     # `mm` takes 4 us before, 2 us after, from 0 on; `soft` stands at 6 us before and at 4 us after.
     about = {"a": {"op_name": "mm"}, "b": {"op_name": HOSTILE, "layer": HOSTILE}}

@@ -100,6 +100,16 @@ def test_throttled_is_where_the_array_was_cold(trace):
     assert [(start, end) for start, end, _ in detail.header["bands"]["throttled"]] == [(0, 2), (6, 8)]
 
 
+def test_events_are_found_from_times_that_their_columns_cannot_hold(trace):
+    from neuronprof.analyze.pyramid import lookup
+    from neuronprof.analyze.pyramid.build import build
+
+    detail = build(trace(picture.rows("tensor aa.bb"), [picture.segment(0, 5)]), 0)  # starts are counted in bytes
+    every = lookup.matches(detail, "")
+    ends = [(-5, 1), (-5, -1), (10**12, 1), (10**12, -1)]
+    assert [lookup.find(detail, every, after, step) for after, step in ends] == [0, None, None, 1]
+
+
 def test_ranks_are_grouped_by_chip_stage_and_mesh_axis(trace):
     # Eight ranks, tp 2 x dp 2 x pp 2, of which tp is the innermost and pp the outermost one; of stage 1 only rank 6 is in the trace.
     mesh = {"mesh": {"tp": 2, "dp": 2, "pp": 2}, "layout": {"strides": {"tp": 1, "dp": 2, "pp": 4}}}

@@ -1,7 +1,7 @@
 """Single events of a rank: by their id, next to each other, by what released them, by what they are called."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,9 +124,7 @@ def find(detail: Detail, wanted: NDArray[np.bool_], after: int, step: int) -> in
 def _first(detail: Detail, lane: Mapping[str, Any], wanted: NDArray[np.bool_], after: int, step: int) -> int | None:
     first, last = int(lane["first"]), int(lane["last"])
     starts, shift = detail.columns["start"][first:last], int(detail.header["base"]) - int(detail.header["origin"])
-    limit = np.iinfo(starts.dtype)
-    time = starts.dtype.type(min(max(after - shift, limit.min), limit.max))
-    at = first + int(np.searchsorted(starts, time, side="right" if step > 0 else "left"))
+    at = first + _place(starts, after - shift, "right" if step > 0 else "left")
     while first < at if step < 0 else at < last:
         low, high = (at, min(at + _AT_ONCE, last)) if step > 0 else (max(first, at - _AT_ONCE), at)
         hits = np.flatnonzero(wanted[detail.columns["alike"][low:high]])
@@ -134,3 +132,11 @@ def _first(detail: Detail, lane: Mapping[str, Any], wanted: NDArray[np.bool_], a
             return low + int(hits[0] if step > 0 else hits[-1])
         at = high if step > 0 else low
     return None
+
+
+def _place(starts: NDArray[Any], time: int, side: Literal["left", "right"]) -> int:
+    """Where a time stands among starts, whose type may not hold it."""
+    limit = np.iinfo(starts.dtype)
+    if not limit.min <= time <= limit.max:
+        return 0 if time < limit.min else len(starts)
+    return int(np.searchsorted(starts, starts.dtype.type(time), side=side))

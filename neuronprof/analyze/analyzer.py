@@ -210,8 +210,8 @@ class Span:
         """Nanoseconds of the window in which at least one of the events runs."""
         from neuronprof.analyze import sweep  # numba takes as long to load as all the rest
 
-        window, whole = self.window, self._whole
-        found, known = sweep.union(whole["start_ts"], whole["duration_ns"], window.start, window.end)
+        times = self._chip["start_ts"], self._chip["duration_ns"]
+        found, known = sweep.union(self._runs.first, self._runs.last, *times, self.window.start, self.window.end)
         return int(found) if known else intervals.length(self.start, self.end)
 
 

@@ -11,17 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FEW = 1 << 16  # numbers that are counted rather than sorted
+_BLOCK = 1 << 16  # rows that are compared at a time, in the cache
 _SHORT = 16  # rows of a run that are cheaper to copy one by one
 
 
 def heads(*columns: NDArray) -> NDArray[np.intp]:
     """The rows that differ from the one before in any of the columns; the first among them."""
-    if not len(columns[0]):
-        return np.zeros(0, np.intp)
-    differs = columns[0][1:] != columns[0][:-1]
-    for column in columns[1:]:
-        differs |= column[1:] != column[:-1]
-    return np.concatenate(([0], np.flatnonzero(differs) + 1))
+    end = len(columns[0])
+    found = [np.arange(min(end, 1))]
+    for low in range(1, end, _BLOCK):
+        rows, before = slice(low, low + _BLOCK), slice(low - 1, min(low + _BLOCK, end) - 1)
+        differs = columns[0][rows] != columns[0][before]
+        for column in columns[1:]:
+            differs |= column[rows] != column[before]
+        found.append(low + np.flatnonzero(differs))
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuronprof.analyze.analyzer import Analyzer, Chip, Context, Events, Mapper, Scope, State, context_of, events
-from neuronprof.analyze.plan import AT_ONCE, MOST_BYTES, Task, columns, free_memory, plan
+from neuronprof.analyze.plan import AT_ONCE, MOST_BYTES, Task, columns, free_memory, memory, plan
 from neuronprof.analyze.slices import NEEDS, Cutter
 from neuronprof.errors import NeuronprofError
 from neuronprof.trace import reader
@@ -34,7 +34,7 @@ def run(
     mapper: Mapper = map,
     report: Report = silent,
     left_out: dict[str, str] | None = None,
-    at_once: int = AT_ONCE,
+    at_once: int | None = None,
 ) -> "dict[str, dict[str, pd.DataFrame]]":
     """Runs analyzers over a trace, each piece read once.
 
@@ -46,7 +46,7 @@ def run(
         report: is told how far the work is.
         left_out: takes a sentence for each analyzer that would need more than `plan.MOST_BYTES`; its tables are then empty. Without it,
             an analyzer may take what memory is free.
-        at_once: events that are held at once; a chip with more comes in pieces.
+        at_once: events that are held at once; a chip with more comes in pieces. None: as many as take `plan.AT_ONCE` bytes.
 
     Returns:
         For each analyzer's name its finished tables.
@@ -56,7 +56,8 @@ def run(
     """
     context = context_of(trace)
     most = free_memory() if left_out is None else MOST_BYTES
-    tasks, refused = plan(trace, analyzers, context.windows, at_once, most)
+    held = AT_ONCE // memory(analyzers) if at_once is None else at_once
+    tasks, refused = plan(trace, analyzers, context.windows, held, most)
     if left_out is None and refused:
         raise NeuronprofError(next(iter(refused.values())))
     states, done, whole = _Sums(), 0, sum(task.events for task in tasks)

@@ -77,18 +77,19 @@ def _sweep(order, start, end, kind, kinds, low, high):
 _TIMES = "Array(int64, 1, 'C', True)"  # columns of the trace are read-only
 
 
-@loop(f"({_TIMES}, {_TIMES}, int64, int64)")
-def union(starts, durations, low, high):
-    """The length of the union of intervals inside [low, high); and whether their starts ascend: else it is wrong."""
+@loop(f"(int64[::1], int64[::1], {_TIMES}, {_TIMES}, int64, int64)")
+def union(first, last, starts, durations, low, high):
+    """The length of the union of the intervals in runs of rows, inside [low, high); and whether starts ascend: else it is wrong."""
     length, reach, before = 0, low, np.iinfo(np.int64).min
-    for row in range(len(starts)):
-        start, end = max(starts[row], reach), min(starts[row] + durations[row], high)
-        if starts[row] < before:
-            return length, False
-        before = starts[row]
-        if end > start:
-            length += end - start
-            reach = end
+    for run in range(len(first)):
+        for row in range(first[run], last[run]):
+            start, end = max(starts[row], reach), min(starts[row] + durations[row], high)
+            if starts[row] < before:
+                return length, False
+            before = starts[row]
+            if end > start:
+                length += end - start
+                reach = end
     return length, True
 
 

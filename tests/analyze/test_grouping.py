@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronprof.analyze.grouping import Groups, Runs
+from neuronprof.analyze.grouping import Groups, Runs, heads
 
 COLUMNS = st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 70_000), st.integers(0, 9)), max_size=40)
 
@@ -17,6 +17,17 @@ def test_groups_of_rows():
     assert groups.count.tolist() == [1, 3]
     assert groups.one.tolist() == [2, 0]
     assert groups.sum(np.array([5, 6, 7, 8])).tolist() == [7, 19]
+
+
+def test_rows_that_differ_are_found_wherever_they_are():
+    # a change at each of the last rows of blocks of 2 to the 16 rows that are compared together, and at the first of the next
+    column = np.zeros(3 << 16, np.int8)
+    at = [(1 << 16) - 1, 1 << 16, (1 << 16) + 1, (2 << 16), (2 << 16) + 1, (3 << 16) - 1]
+    column[at] = range(1, 7)
+    assert heads(np.zeros(3 << 16), column).tolist() == [
+        0,
+        *sorted({row + d for row in at for d in (0, 1)} - {3 << 16}),
+    ]
 
 
 @given(COLUMNS)

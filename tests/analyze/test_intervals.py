@@ -103,8 +103,9 @@ def test_compiled_loops_find_what_is_covered_and_what_is_left(drawn):
     expected = [tuple(gap) for gap in np.transpose(intervals.gaps(*intervals.merge(low, high), 3, 30)).tolist()]
     first = [next((row for row, start in enumerate(low) if start == end != 30), -1) for _, end in expected]
     assert pairs(*sweep.gaps(low, high, 3, 30)) == [(*gap, row) for gap, row in zip(expected, first, strict=True)]
-    assert sweep.union(starts, ends - starts, 3, 30) == (intervals.length(low, high), True)
-    assert not sweep.union(np.array([5, 4]), np.array([1, 1]), 3, 30)[1]
+    runs = np.array([0, len(starts) // 2]), np.array([len(starts) // 2, len(starts)])
+    assert sweep.union(*runs, starts, ends - starts, 3, 30) == (intervals.length(low, high), True)
+    assert not sweep.union(np.array([0]), np.array([2]), np.array([5, 4]), np.array([1, 1]), 3, 30)[1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, SIZE), st.integers(0, 12)), max_size=12))

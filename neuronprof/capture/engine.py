@@ -211,8 +211,6 @@ class Engine(TorchDispatchMode):
 
     def _execute(self, func: Any, args: Any, kwargs: dict[str, Any], simulated: bool) -> Any:
         operator = self._operators.get(func) or self._operator(func)
-        if operator.collective:
-            return self.collectives.execute(func, operator, args, simulated)
         if operator.parts is not None:
             with self._reentered():  # its parts are the operators; and a kernel among them must not meet a Sim
                 out = operator.parts(*args, **kwargs)
@@ -220,7 +218,9 @@ class Engine(TorchDispatchMode):
                 return out
         if operator.hidden:
             return func(*args, **kwargs)
-        if simulated:
+        if operator.collective:
+            out = self.collectives.execute(func, operator, args, simulated)
+        elif simulated:
             out = self._simulate(func, operator, args, kwargs)
         elif self.tape.recording or self.tape.starts(args):
             out = self._compute(func, operator, args, kwargs)

@@ -106,7 +106,12 @@ def scatter_to_sequence(value: torch.Tensor, sequence_dimension: int = 0, **_opt
     return _region(value, _own_part(sequence_dimension), _gathered(sequence_dimension))
 
 
-def _divided(whole: int, what: str) -> int:
+def divided(whole: int, what: str) -> int:
+    """A tensor-parallel rank's part of a size.
+
+    Raises:
+        NeuronprofError: the ranks do not divide it.
+    """
     ranks = parallel_state.size("tp")
     if whole % ranks:
         raise NeuronprofError(f"{what} {whole} cannot be divided among {ranks} tensor-parallel ranks.")
@@ -147,7 +152,7 @@ class ColumnParallelLinear(_ParallelLinear):
         init_method: Callable[[torch.Tensor], Any] | None = None,
         **options: Any,
     ) -> None:
-        rows = _divided(output_size, "The output features")
+        rows = divided(output_size, "The output features")
         super().__init__((rows, input_size), rows if bias else None, dtype, device, init_method)
         self.gather_output = gather_output
         self._choose(**options)
@@ -174,7 +179,7 @@ class RowParallelLinear(_ParallelLinear):
         init_method: Callable[[torch.Tensor], Any] | None = None,
         **options: Any,
     ) -> None:
-        columns = _divided(input_size, "The input features")
+        columns = divided(input_size, "The input features")
         super().__init__((output_size, columns), output_size if bias else None, dtype, device, init_method)
         self.input_is_parallel, self.reduce_output = input_is_parallel, options.pop("reduce_output", True)
         self._choose(**options)
@@ -205,8 +210,8 @@ class ParallelEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.by_features = shard_across_embedding
-        self.rows = num_embeddings if self.by_features else _divided(num_embeddings, "The rows of an embedding")
-        columns = _divided(embedding_dim, "The features of an embedding") if self.by_features else embedding_dim
+        self.rows = num_embeddings if self.by_features else divided(num_embeddings, "The rows of an embedding")
+        columns = divided(embedding_dim, "The features of an embedding") if self.by_features else embedding_dim
         self.padding_idx = padding_idx
         self.weight = nn.Parameter(torch.empty(self.rows, columns, device=device, dtype=dtype))
         init_method(self.weight)

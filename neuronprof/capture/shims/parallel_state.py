@@ -94,5 +94,10 @@ NAMES: dict[str, Any] = {
     "initialize_model_parallel": initialize_model_parallel,
     "destroy_model_parallel": destroy_model_parallel,
     "model_parallel_is_initialized": lambda: bool(_mesh),
+    "is_global_rank_zero": lambda: not dist.is_initialized() or dist.get_rank() == 0,
+    "get_world_group": lambda **_options: dist.group.WORLD,
+    "get_context_model_parallel_size": lambda: size("cp"),
+    "get_context_model_parallel_rank": lambda: rank("cp"),
+    "rmsg": lambda text: f"[rank {dist.get_rank() if dist.is_initialized() else 0}] {text}",
     **_getters(),
 }

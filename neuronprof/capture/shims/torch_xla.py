@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from neuronprof.capture.distributed.launch import as_first
-from neuronprof.capture.shims import xla_collectives
+from neuronprof.capture.shims import xla_collectives, zero1
 from neuronprof.capture.shims.xla_collectives import ordinal, world_size
 
 _Call = Callable[..., Any]
@@ -181,6 +181,7 @@ MODULES: dict[str, dict[str, Any]] = {
         "initialize_cache": _nothing,
     },
     "torch_xla.distributed": {},
+    "torch_xla.distributed.zero_redundancy_optimizer": {"ZeroRedundancyOptimizer": zero1.ZeroRedundancyOptimizer},
     "torch_xla.distributed.parallel_loader": {"MpDeviceLoader": MpDeviceLoader, "ParallelLoader": ParallelLoader},
     "torch_xla.distributed.xla_multiprocessing": {"spawn": spawn, "MpModelWrapper": lambda model: model},
     "torch_xla.distributed.xla_backend": {},

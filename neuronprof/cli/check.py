@@ -65,12 +65,18 @@ def run(args: argparse.Namespace) -> int:
     verdicts = gate.judge(figures, limits)
     broken = [verdict for verdict in verdicts if not verdict.kept]
     for verdict in broken:
-        print(f"::error title=neuronprof check::{args.trace}: {verdict}" if args.github else verdict)
+        print(_annotation(f"{args.trace}: {verdict}") if args.github else verdict)
     if not broken:
         print(f"{args.trace} keeps {'its limit' if len(limits) == 1 else f'all {len(limits)} limits'}")
     if args.junit:
         _write_junit(Path(args.junit), args.trace, verdicts)
     return 1 if broken else 0
+
+
+def _annotation(text: str) -> str:
+    """An error as GitHub Actions reads it from a log, where %, CR and LF are written as in an address."""
+    written = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return f"::error title=neuronprof check::{written}"
 
 
 def _summary(path: str) -> "Summary":
@@ -116,7 +122,9 @@ def _project(folder: Path) -> dict[str, Any]:
         table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("neuronprof", {}).get("check", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, AttributeError) as error:
         raise NeuronprofError(f"{file} cannot be read: {error}.") from error
-    return table if isinstance(table, dict) else {}
+    if not isinstance(table, dict):
+        raise NeuronprofError(f"'check' of [tool.neuronprof] in {file} is no table; write [tool.neuronprof.check].")
+    return table
 
 
 def _write_junit(path: Path, trace: str, verdicts: Sequence["Verdict"]) -> None:

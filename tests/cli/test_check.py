@@ -72,6 +72,11 @@ def test_junit_and_github(trace, tmp_path, capsys):
     ]
 
 
+def test_a_percent_sign_in_an_annotation_of_github_is_written_out(trace, capsys):
+    assert main(["check", trace, "--min", "idle=100%", "--github"]) == 1
+    assert capsys.readouterr().out.endswith(" %25 is below 100.0 %25\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -97,3 +102,9 @@ def test_a_misspelt_table_of_limits_is_refused(trace, tmp_path, capsys):
     (tmp_path / "pyproject.toml").write_text("[tool.neuronprof.check]\nmaximum = { idle = 0.1 }\n")
     assert main(["check", trace]) == 2
     assert "has 'maximum', which is neither max nor min" in capsys.readouterr().err
+
+
+def test_limits_that_are_no_table_are_refused(trace, tmp_path, capsys):
+    (tmp_path / "pyproject.toml").write_text("[tool.neuronprof]\ncheck = 3\n")
+    assert main(["check", trace]) == 2
+    assert "is no table; write [tool.neuronprof.check]" in capsys.readouterr().err

@@ -280,6 +280,10 @@ class Analyzer(ABC):
     keys: ClassVar[dict[str, tuple[str, ...]]]
     tables: ClassVar[dict[str, tuple[str, ...]]]
 
+    def concerns(self, _metadata: Mapping[str, Any]) -> bool:
+        """Whether a trace, of which this is the metadata, has what is asked for; if not, nothing is read for it."""
+        return True
+
     @abstractmethod
     def map(self, chip: Chip) -> State:
         """The state's tables for the events of one chip."""

@@ -56,8 +56,9 @@ def run(
     """
     context = context_of(trace)
     most = free_memory() if left_out is None else MOST_BYTES
-    held = AT_ONCE // memory(analyzers) if at_once is None else at_once
-    tasks, refused = plan(trace, analyzers, context.windows, held, most)
+    asked = [analyzer for analyzer in analyzers if analyzer.concerns(trace.metadata)]
+    held = AT_ONCE // memory(asked) if at_once is None else at_once
+    tasks, refused = plan(trace, asked, context.windows, held, most) if asked else ([], {})
     if left_out is None and refused:
         raise NeuronprofError(next(iter(refused.values())))
     states, done, whole = _Sums(), 0, sum(task.events for task in tasks)

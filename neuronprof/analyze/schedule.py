@@ -52,6 +52,10 @@ class Schedule(Analyzer):
         "schedule_stages": ("stage", "rank", *dict.fromkeys(_SUMS.values()), "bubble_share"),
     }
 
+    def concerns(self, metadata: Mapping[str, Any]) -> bool:
+        """A trace with a pipeline."""
+        return int((metadata.get("pipeline") or {}).get("count") or 1) > 1
+
     def map(self, chip: Chip) -> State:
         """The pieces of each step of each rank, as numbers; none where no rank sends along the pipeline."""
         import pandas as pd

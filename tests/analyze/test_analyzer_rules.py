@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuronprof.analyze import passes
 from neuronprof.analyze.analyzer import Context, Window
+from neuronprof.analyze.attribution import Attribution
 from neuronprof.analyze.bottlenecks import Bottlenecks
 from neuronprof.analyze.passes import run
 from neuronprof.analyze.registry import ANALYZERS, DETAILS, find
@@ -66,6 +68,23 @@ def test_pieces_are_the_whole(tmp_path_factory, events):
         for name, tables in whole.items():
             for table, expected in tables.items():
                 pd.testing.assert_frame_equal(pieces[name][table], expected, obj=f"{table} of {at_once} at once")
+
+
+def test_what_must_hold_a_whole_step_is_left_out_of_a_large_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "MOST_BYTES", 700)  # of 4 events with 15 columns, 24 bytes a value
+    events = picture.rows("tensor aabb\ndma    ddee", {})
+    trace = open_trace(picture.write(tmp_path / "t", events, [picture.segment(0, 4)]))
+    left_out = {}
+    tables = run(trace, [Utilization(), Attribution()], left_out=left_out, at_once=1)
+    assert left_out == {
+        "attribution": f"attribution is left out: it has to hold the 4 events of step 0 of rank 0 of {trace.path} at once, which takes "
+        "about 1.41 KiB of memory, and 700 B may be taken. Record less of the model in one step to have it."
+    }
+    assert tables["attribution"]["attribution"].empty
+    assert tables["utilization"]["utilization"]["busy_ns"].tolist()[0] == 4
+    monkeypatch.setattr(passes, "free_memory", lambda: 700)
+    with pytest.raises(NeuronprofError, match="attribution is left out"):
+        run(trace, [Attribution()], at_once=1)
 
 
 def class_of(events, t):

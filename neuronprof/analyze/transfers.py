@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronprof import formula
+from neuronprof.analyze import durations
 from neuronprof.analyze.analyzer import EVALUATION, Analyzer, Chip, Context, Events, Scope, State, add
 from neuronprof.analyze.flow import HOST_COPIES, quantity
 from neuronprof.analyze.grouping import Groups
@@ -73,7 +73,7 @@ class Transfers(Analyzer):
 def pieces(rows: Events) -> NDArray[np.float64]:
     """Contiguous bytes that each DMA moves at a time, as its operands say; 0 where they do not."""
     words = rows.words["operands"]
-    found = [formula.read(word)[1].get("piece", 0.0) if word.startswith("dma ") else 0.0 for word in words]
+    found = [durations.read_operands(word)[1].get("piece", 0.0) if word.startswith("dma ") else 0.0 for word in words]
     return np.array([*found, 0.0])[rows["operands"]]
 
 

@@ -95,6 +95,14 @@ def test_a_damaged_table_of_operators(trace, capsys, stream):
     assert refused(path, capsys) == "is damaged and cannot be read; record it again."
 
 
+def test_operands_that_are_none(trace, capsys):
+    path = changed(trace, {"operands": pa.array([None, None, "dma bytes=much"])})
+    assert main(["analyze", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        "neuronprof: The trace has 'dma bytes=much' for a formula and its operands; record it again.\n"
+    )
+
+
 def test_what_is_null_counts_as_unknown(trace, capsys):
     path = changed(trace, metadata=dict.fromkeys(("machine", "mesh", "pipeline", "formulas", "given", "world_size")))
     assert main(["analyze", str(path)]) == 0

@@ -53,8 +53,8 @@ SEGMENTS = [
 ]
 
 
-def opened(tmp_path_factory, events, segments=SEGMENTS):
-    return open_trace(picture.write(tmp_path_factory.mktemp("t") / "t", events, segments))
+def opened(tmp_path_factory, events, segments=SEGMENTS, **about):
+    return open_trace(picture.write(tmp_path_factory.mktemp("t") / "t", events, segments, **about))
 
 
 @settings(max_examples=6)
@@ -156,7 +156,7 @@ def test_combining_is_associative_and_blind_to_order(analyzer, tmp_path_factory)
     @settings(max_examples=10)
     @given(traces, st.randoms())
     def check(events, random):
-        trace = opened(tmp_path_factory, events)
+        trace = opened(tmp_path_factory, events, pipeline={"count": 2, "stride": 1})
         context = Context(trace.metadata, (Window(0, 0, END, 100), Window(1, 100, 100 + END), Window(-1, 200, 220)))
         parts = states(trace, analyzer)
         straight = analyzer.finish(functools.reduce(analyzer.combine, parts), context)

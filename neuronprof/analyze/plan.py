@@ -9,7 +9,7 @@ from neuronprof import units
 from neuronprof.analyze.analyzer import BASE, Analyzer, Scope, Window
 from neuronprof.trace.reader import TraceFile
 
-AT_ONCE = 864_000_000  # bytes that the events which are looked at take: 1.5 million for all analyzers together
+AT_ONCE = 920_000_000  # bytes that the events which are looked at take: 1.6 million for all analyzers together
 BYTES_A_VALUE = 24  # of memory, with what is made of it, as measured with all analyzers on 10 million events
 MOST_BYTES = 1_200_000_000  # that one analyzer takes which cannot do with less than a whole step, or chip
 

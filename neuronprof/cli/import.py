@@ -47,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads the files, writes the trace, prints what each rank did."""
-    from neuronprof.trace import storage
-
     paths = [Path(file) for file in args.files]
     spare_inputs(args.output, paths)
     if args.output:
+        from neuronprof.trace import storage  # takes Arrow, which figures alone do without
+
         storage.check(args.output)
     for path in paths:
         if not _exists(path):

@@ -74,6 +74,8 @@ def _level(rows: Events) -> tuple[int, ...]:
     """When most is held, how much that is, how much of each sort, and the sum of bytes times nanoseconds."""
     kinds = [list(rows.words["name"]).index(held) if held in rows.words["name"] else -2 for held in HELD]
     held = rows.take(np.isin(rows["name"], kinds))
+    if not len(held):  # sorts that nobody knows
+        return (0,) * (len(HELD) + 3)
     category = np.searchsorted(np.sort(kinds), held["name"])
     steps = series.held(held["start_ts"], held["duration_ns"], held["bytes"], np.argsort(kinds)[category], len(HELD))
     total = steps.value.sum(axis=1)

@@ -58,3 +58,8 @@ def test_hbm_has_its_own_figures(trace):
 def test_a_trace_that_does_not_tell_has_no_rows(trace):
     rows = picture.rows("tensor aaaa")
     assert [len(table) for table in tables(trace, rows)["on_chip"].values()] == [0, 0]
+
+
+def test_sorts_that_nobody_knows_count_as_nothing(trace):
+    by_rank = tables(trace, picture.levels("..33..", "stuff", 1, 0, "sbuf"))["on_chip"]["on_chip_by_rank"]
+    assert by_rank["peak_bytes"].sum() == 0

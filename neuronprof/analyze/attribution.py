@@ -112,7 +112,8 @@ def _split(span: Span) -> "pd.DataFrame":
     detail = _details(span, part, event, words)
     _name_edges(span, part, detail, words)
     in_bubble = part == BUBBLE
-    detail[in_bubble] = words.codes(bubble.phases(span, event[in_bubble]))
+    if in_bubble.any():
+        detail[in_bubble] = words.codes(bubble.phases(span, event[in_bubble]))
     bound = np.full(len(part), len(_BOUNDS) - 1)
     bound[part == COMPUTE] = _bounds(span, event[part == COMPUTE])
     groups = Groups(part, detail, bound, *(codes(span, name, event) for name in LABELS))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from neuronprof.analyze.durations import worked
 from neuronprof.analyze.explain import without_formula
 from neuronprof.analyze.sbuf import why_again
+from neuronprof.errors import NeuronprofError
 from neuronprof.view import why
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def _text(event: dict[str, Any], metadata: Mapping[str, Any], jitter: float | No
     event = {**event, **{name: event[name] if isinstance(event[name], str) else None for name in _ALIKE}}
     if note := without_formula(event, metadata):
         return ".\n\n" + "\n".join(textwrap.wrap(note, why.LETTERS))
+    try:
+        found = worked(event, metadata)
+    except NeuronprofError:  # of one kind of event: the page has all else
+        return ".\n\nThe trace keeps no formula that would say why."
     noise = [f"Besides, noise of the rank (jitter {jitter:g})"] if jitter else []
     again = why_again(event["name"] or "", event["bytes"], event["operands"])
-    return ", " + "\n\n".join([*why.parts(worked(event, metadata), why.LETTERS, again), *noise])
+    return ", " + "\n\n".join([*why.parts(found, why.LETTERS, again), *noise])

@@ -28,3 +28,10 @@ def test_what_comes_from_elsewhere_was_measured(trace):
     found = reasons.find(trace(picture.rows("tensor aa..bb"), [picture.segment(0, 6)]), 0, 0)
     assert [text.split()[:4] for text in found.texts] == [[".", "Measured,", "not", "computed:"]]
     assert found.number.tolist() == [1, 1]
+
+
+def test_a_formula_that_was_not_kept_takes_the_reason_and_not_the_page(trace):
+    events = [{**e, "operands": "matmul batch=1 M=1 K=1 N=1 itemsize=2"} for e in picture.rows("tensor aa..bb")]
+    found = reasons.find(trace(events, [picture.segment(0, 6)]), 0, 0)
+    assert found.texts == [".\n\nThe trace keeps no formula that would say why."]
+    assert found.number.tolist() == [1, 1]

@@ -145,6 +145,8 @@ def _map(task: Task, tell: Callable[[int], None] | None = None) -> _Found:
             found.states[analyzer.name] = analyzer.combine(known, state) if known else state
         if tell:
             tell(len(table))
+    if task.rank is not None:  # a piece of many: what it took goes back before the next one takes as much
+        pa.default_memory_pool().release_unused()
     return found
 
 

@@ -133,6 +133,8 @@ def _opened(path: Path, _stamp: int, _thread: int) -> reader.TraceFile:
 
 def _map(task: Task, tell: Callable[[int], None] | None = None) -> _Found:
     """Runs a task; tell: is told of each piece how many events it had."""
+    if task.rank is not None:  # a piece of many: what the one before took goes back before this one takes as much
+        pa.default_memory_pool().release_unused()
     stamp = task.path.stat().st_mtime_ns if task.path.exists() else 0
     trace = _opened(task.path, stamp, get_ident())
     found = _Found({}, defaultdict(list))
@@ -145,8 +147,6 @@ def _map(task: Task, tell: Callable[[int], None] | None = None) -> _Found:
             found.states[analyzer.name] = analyzer.combine(known, state) if known else state
         if tell:
             tell(len(table))
-    if task.rank is not None:  # a piece of many: what it took goes back before the next one takes as much
-        pa.default_memory_pool().release_unused()
     return found
 
 

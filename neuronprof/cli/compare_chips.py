@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     machines, services = _machines(args), _named("--service", args.service, "bedrock=1.49")
     job = units.parse_count(args.tokens) if args.tokens else 0.0
     step = sweeping.captured(args)
+    if job and not step.tokens:
+        raise NeuronprofError(f"--tokens {args.tokens}: {args.script} trains on no tokens; leave the option out.")
     with Progress() as progress:
         table = compare(
             step,
@@ -69,8 +71,6 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers or os.cpu_count() or 1,
             done=lambda n, count: progress.of("machine", n, count),
         )
-    if job and not step.tokens:
-        raise NeuronprofError(f"--tokens {args.tokens}: {args.script} trains on no tokens; leave the option out.")
     billed = _billed(services, job)
     if job:
         table = _of_job(table, job)

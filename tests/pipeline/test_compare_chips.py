@@ -113,3 +113,13 @@ def test_a_job_of_so_many_tokens_beside_a_service_that_bills_them(capsys):
 def test_mistakes_are_one_sentence(options, said, capsys):
     assert main(["compare-chips", *options, str(SCRIPT)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_script_without_tokens_has_no_job_of_so_many(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "compare", lambda *_args, **_options: pytest.fail("simulated for nothing"))
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import torch\nm = torch.nn.Linear(8, 8)\no = torch.optim.SGD(m.parameters())\nm(torch.ones(2, 8)).sum().backward()\no.step()\n"
+    )
+    assert main(["compare-chips", "--tokens", "1T", "--chips", "trainium2", "--count", "1", str(script)]) == 2
+    assert "trains on no tokens; leave the option out." in capsys.readouterr().err
